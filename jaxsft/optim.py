@@ -1,0 +1,98 @@
+"""The update rule: schedule, which leaves decay, and the optax transformation.
+
+The transformation gives a direction; `step.train_step` multiplies it by the learning rate of
+its own update counter. So there is one counter, and a skipped update advances the schedule
+and the data but not the moments.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsft.sharding import path_string
+
+
+def make_schedule(name, *, peak_lr, end_lr, warmup, decay, total):
+  """Learning rate as a function of the update index (0 … total-1), float32.
+
+  warmup: share of `total` if below 1, else a number of updates; the first update has
+  peak/warmup, never 0. linear and cosine reach `end_lr` at update `total`, one past the
+  last; wsd holds the peak and falls linearly over the last `decay` share (warmup-stable-
+  decay, arXiv:2404.06395).
+  """
+  warm = round(warmup * total) if warmup < 1 else int(warmup)
+  warm = min(warm, total)
+  shapes = {
+    "constant": lambda x: jnp.ones_like(x),
+    "linear": lambda x: 1 - x,
+    "cosine": lambda x: 0.5 * (1 + jnp.cos(jnp.pi * x)),
+    "wsd": lambda x: jnp.minimum(1.0, (1 - x) * span / max(decay * total, 1)),
+  }
+  shape, floor, span = shapes[name], end_lr, max(total - warm, 1)
+  if name == "constant":
+    floor = 0.0
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    rise = peak_lr * (step + 1) / max(warm, 1)
+    fall = floor + (peak_lr - floor) * shape(jnp.clip((step - warm) / span, 0.0, 1.0))
+    return jnp.where(step < warm, rise, fall)
+
+  return schedule
+
+
+def kind(path):
+  """ "bias", "norm", "embedding" or "matrix", by the place of the leaf, not by its values."""
+  *_, parent, leaf = ["", *path.split("/")]
+  if "norm" in parent:
+    return "norm"
+  return {"bias": "bias", "embedding": "embedding"}.get(leaf, "matrix")
+
+
+def decays(params):
+  """Tree of bools: matrices and embeddings decay and are penalised, biases and norms do not."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: kind(path_string(path)) in ("matrix", "embedding"), params
+  )
+
+
+def make_transformation(name, *, b1, b2, eps, weight_decay, params):
+  """optax transformation to a direction; multiply by minus the learning rate.
+
+  params: the trainable leaves (arrays or shapes). adamw: Loshchilov & Hutter,
+  arXiv:1711.05101; adafactor: arXiv:1804.04235; lion: arXiv:2302.06675; sgd with momentum b1.
+  """
+  rules = {
+    "adamw": lambda: optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.float32),
+    "adafactor": lambda: optax.chain(
+      optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+    ),
+    "lion": lambda: optax.scale_by_lion(b1, b2, mu_dtype=jnp.float32),
+    "sgd": lambda: optax.trace(b1),
+  }
+  decay = optax.add_decayed_weights(weight_decay, mask=decays(params))
+  return optax.chain(rules[name](), decay) if weight_decay else optax.chain(rules[name]())
+
+
+def squared_norm(tree):
+  """Sum of squares of all leaves, float32 scalar."""
+  return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))
+
+
+def penalty(name, weight, params, mask):
+  """(value, gradient tree) of λ‖θ‖₂ ("l2") or λ‖θ‖₂² ("l2_squared") over the leaves in `mask`.
+
+  The norm is sqrt(Σθ² + 1e-12): at θ = 0 the plain one has no gradient. Leaves outside the
+  mask get a zero gradient.
+  """
+  chosen = jax.tree.map(lambda x, m: x if m else None, params, mask)
+  square = squared_norm(chosen)
+  if name == "l2":
+    norm = jnp.sqrt(square + 1e-12)
+    value, factor = weight * norm, weight / norm
+  else:
+    value, factor = weight * square, 2 * weight
+  gradient = jax.tree.map(
+    lambda x, m: factor * x if m else jnp.zeros((), x.dtype), params, mask
+  )
+  return value, gradient

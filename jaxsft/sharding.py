@@ -1,0 +1,128 @@
+"""Which device holds which part: the mesh, one table path -> PartitionSpec, batches, activations.
+
+Axes: "data" copies the model, "fsdp" splits every leaf and gathers it where it is used,
+"tensor" splits the products themselves, "context" splits sequences.
+"""
+
+import re
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxsft.errors import JaxsftError, UsageError
+
+AXES = ("data", "fsdp", "tensor", "context")
+ROWS = ("data", "fsdp")  # the axes over which the rows of a batch are spread
+
+# First match wins. Shapes stand beside each rule; [L] is the axis of stacked layers. Kernels
+# are [out, in]: column-parallel leaves split `out` by tensor, row-parallel ones split `in`.
+RULES = (
+  (r"embed/tokens/embedding|lm_head/kernel", P("tensor", "fsdp")),  # V D
+  (r"embed/(positions|types)/embedding", P(None, "fsdp")),  # positions D
+  (r"layers/(attn/(q|k|v)|mlp/(up|gate))/kernel", P(None, "tensor", "fsdp")),  # L out D
+  (r"layers/(attn/(q|k|v)|mlp/(up|gate))/bias", P(None, "tensor")),  # L out
+  (r"layers/(attn/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
+  (r"layers/(attn/o|mlp/down)/bias", P(None, "fsdp")),  # L D
+  (r"layers/.*norm/(scale|bias)", P(None, None)),  # L D
+  (r"(embed/)?norm/(scale|bias)", P(None)),  # D
+  (r"(pooler|head)/kernel", P(None, "fsdp")),  # out D
+  (r"(pooler|head)/bias", P(None)),  # out
+)
+
+
+def make_mesh(data=-1, fsdp=1, tensor=1, context=1, devices=None):
+  """Mesh over all devices; one size may be -1, "what is left".
+
+  Raises UsageError unless the sizes multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [data, fsdp, tensor, context]
+  known = 1
+  for size in sizes:
+    known *= size if size != -1 else 1
+  if -1 in sizes and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+    known = len(devices)
+  if known != len(devices):
+    named = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
+    raise UsageError(
+      f"config.mesh: {named} makes {known} devices, found {len(devices)}; "
+      "the sizes must multiply to that (one of them may be -1)"
+    )
+  # jax's default is Explicit, with which Linen's layers do not work.
+  auto = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+
+
+def row_shards(mesh):
+  """Into how many parts the rows of a batch are split."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def path_string(path):
+  """ "layers/attn/q/kernel" of a jax key path over dicts, dataclasses and tuples."""
+  return "/".join(
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+  )
+
+
+def spec_for(path, shape, mesh):
+  """PartitionSpec of one leaf: the first rule whose pattern ends `path` at a "/" boundary.
+
+  Scalars are replicated. An axis whose size does not divide its dimension is left out.
+  Raises JaxsftError when no rule matches or the rule has another rank.
+  """
+  if not shape:
+    return P()
+  for pattern, spec in RULES:
+    if re.search(rf"(^|/)({pattern})$", path):
+      break
+  else:
+    raise JaxsftError(f"{path} {tuple(shape)}: no rule in sharding.RULES matches this leaf")
+  if len(spec) != len(shape):
+    raise JaxsftError(f"{path} {tuple(shape)}: its rule {spec} has {len(spec)} dimensions")
+  return P(
+    *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, shape, strict=True))
+  )
+
+
+def shardings_for(tree, mesh):
+  """NamedSharding for every leaf of `tree` (arrays or shapes); moments match by their suffix."""
+
+  def one(path, leaf):
+    return NamedSharding(mesh, spec_for(path_string(path), leaf.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def replicated(mesh):
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh, ndim, row_axis):
+  """Rows (axis `row_axis` of `ndim`) over data and fsdp, everything else whole."""
+  return NamedSharding(mesh, P(*(ROWS if axis == row_axis else None for axis in range(ndim))))
+
+
+def put_batch(batch, mesh, row_axis=0):
+  """Device arrays of this process's rows of a batch, global in shape.
+
+  batch: dict of numpy arrays with the process's share of the rows on axis `row_axis`.
+  """
+
+  def put(x):
+    sharding = batch_sharding(mesh, x.ndim, row_axis)
+    if jax.process_count() == 1:
+      return jax.device_put(x, sharding)
+    return jax.make_array_from_process_local_data(sharding, x)
+
+  return {name: put(x) for name, x in batch.items()}
+
+
+def constrain(x, *spec):
+  """Pins an activation to the mesh; a no-op without one, so that a model also runs bare."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*spec))

@@ -1,0 +1,127 @@
+"""One update and one evaluation: pure, small, jitted once by the verb that calls them.
+
+Nothing here knows of config, data, Hugging Face or Orbax. Losses and metrics are sums with
+weights; the one division comes after the last sum.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsft import optim
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+  """Everything that an update changes or reads; arrays only."""
+
+  step: jax.Array
+  """Updates done, int32 scalar; also the position in the data and in the schedule."""
+  trainable: Any
+  """Nested dict of the leaves that train, float32."""
+  frozen: Any
+  """Nested dict of the leaves that do not."""
+  opt_state: Any
+  """optax state over `trainable`."""
+  skipped: jax.Array
+  """Updates skipped because they were not finite, int32 scalar."""
+  bad: jax.Array
+  """Those in a row until now, int32 scalar."""
+
+
+def init_state(trainable, frozen, tx):
+  """The state before the first update."""
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(zero, trainable, frozen, tx.init(trainable), zero, zero)
+
+
+def merge(trainable, frozen):
+  """The full parameter dict of its two parts."""
+  merged = dict(frozen)
+  for name, value in trainable.items():
+    merged[name] = merge(value, frozen[name]) if name in frozen else value
+  return merged
+
+
+def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
+  """One update from one batch; returns (state, metrics).
+
+  batch: dict of arrays [A, R, …]: A micro-batches of R rows, whose sums are added before
+  the one division, so that A changes memory and nothing else.
+  loss(params, micro_batch, key) -> {"loss": (sum, weight), …}, float32 scalars.
+  penalty: (name, weight), added once to the gradient, before clipping to norm `clip` (0:
+  not). A non-finite loss or gradient, or a batch without weight, changes nothing but the
+  counters.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def micro_step(micro, index):
+    def objective(trainable):
+      sums = loss(merge(trainable, state.frozen), micro, jax.random.fold_in(key, index))
+      return sums["loss"][0], sums
+
+    gradient, sums = jax.grad(objective, has_aux=True)(state.trainable)
+    return gradient, sums
+
+  gradient, sums = _add_up(micro_step, batch)
+  weight = sums["loss"][1]
+  scale = 1 / jnp.maximum(weight, 1e-9)
+  metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
+  gradient = jax.tree.map(lambda g: g * scale, gradient)
+  name, penalty_weight = penalty
+  if name != "none" and penalty_weight:
+    mask = optim.decays(state.trainable)
+    value, extra = optim.penalty(name, penalty_weight, state.trainable, mask)
+    gradient = jax.tree.map(jnp.add, gradient, extra)
+    metrics["penalty"] = value
+  norm = jnp.sqrt(optim.squared_norm(gradient))
+  if clip:
+    shrink = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9))
+    gradient = jax.tree.map(lambda g: g * shrink, gradient)
+  direction, opt_state = tx.update(gradient, state.opt_state, state.trainable)
+  rate = schedule(state.step)
+  updates = jax.tree.map(lambda d: -rate * d, direction)
+  ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (weight > 0)
+  keep = lambda new, old: jnp.where(ok, new, old)
+  bad = jnp.where(ok, 0, state.bad + 1)
+  state = TrainState(
+    step=state.step + 1,
+    trainable=jax.tree.map(
+      keep, optax.apply_updates(state.trainable, updates), state.trainable
+    ),
+    frozen=state.frozen,
+    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    skipped=state.skipped + ~ok,
+    bad=bad,
+  )
+  metrics |= {
+    "lr": rate,
+    "grad_norm": norm,
+    "weight": weight,
+    "skipped": state.skipped,
+    "bad": bad,
+  }
+  return state, metrics
+
+
+def _add_up(micro_step, batch):
+  """Sums of gradients and of metric sums over the leading axis of `batch`."""
+  count = jax.tree.leaves(batch)[0].shape[0]
+  take = lambda i: jax.tree.map(lambda x: x[i], batch)
+  total = micro_step(take(0), 0)  # one micro-batch needs no loop and no second gradient tree
+  if count == 1:
+    return total
+
+  def add(total, index):
+    return jax.tree.map(jnp.add, total, micro_step(take(index), index)), None
+
+  return jax.lax.scan(add, total, jnp.arange(1, count))[0]
+
+
+def eval_step(params, batch, *, loss, predict):
+  """(sums, outputs per example) of one batch [R, …]; no key, so nothing random."""
+  return loss(params, batch, None), predict(params, batch)
