@@ -1,4 +1,4 @@
-"""Which device holds which part: the mesh, one table path -> PartitionSpec, batches, activations.
+"""Which device holds what: the mesh, one table path -> PartitionSpec, batches, activations.
 
 Axes: "data" copies the model, "fsdp" splits every leaf and gathers it where it is used,
 "tensor" splits the products themselves, "context" splits sequences.
@@ -75,16 +75,13 @@ def spec_for(path, shape, mesh):
   """
   if not shape:
     return P()
-  for pattern, spec in RULES:
-    if re.search(rf"(^|/)({pattern})$", path):
-      break
-  else:
+  found = [spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", path)]
+  if not found:
     raise JaxsftError(f"{path} {tuple(shape)}: no rule in sharding.RULES matches this leaf")
-  if len(spec) != len(shape):
-    raise JaxsftError(f"{path} {tuple(shape)}: its rule {spec} has {len(spec)} dimensions")
-  return P(
-    *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(spec, shape, strict=True))
-  )
+  if len(found[0]) != len(shape):
+    raise JaxsftError(f"{path} {tuple(shape)}: its rule {found[0]} has another rank")
+  sized = zip(found[0], shape, strict=True)
+  return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in sized))
 
 
 def shardings_for(tree, mesh):

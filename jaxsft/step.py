@@ -112,14 +112,15 @@ def _add_up(micro_step, batch):
   """Sums of gradients and of metric sums over the leading axis of `batch`."""
   count = jax.tree.leaves(batch)[0].shape[0]
   take = lambda i: jax.tree.map(lambda x: x[i], batch)
-  total = micro_step(take(0), 0)  # one micro-batch needs no loop and no second gradient tree
-  if count == 1:
-    return total
+  if count == 1:  # no loop, and no second gradient tree to add to
+    return micro_step(take(0), 0)
 
   def add(total, index):
     return jax.tree.map(jnp.add, total, micro_step(take(index), index)), None
 
-  return jax.lax.scan(add, total, jnp.arange(1, count))[0]
+  shapes = jax.eval_shape(lambda: micro_step(take(0), 0))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(add, zeros, jnp.arange(count))[0]
 
 
 def eval_step(params, batch, *, loss, predict):

@@ -1,0 +1,160 @@
+"""One label, or one number, for a text or a pair of texts.
+
+Rows have `text`, maybe `text_pair`, and `label`. Many short texts share a row of a batch as
+segments; the head reads each at its own position.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsft import tasks
+from jaxsft.errors import JaxsftError
+from jaxsft.models import heads
+
+FIELDS = ("text", "label")
+METRICS = {
+  "accuracy": "max",
+  "macro_f1": "max",
+  "mcc": "max",
+  "loss": "min",
+  "mse": "min",
+  "mae": "min",
+  "pearson": "max",
+  "spearman": "max",
+}
+DEFAULT_METRIC = {"single": "accuracy", "number": "mse"}
+
+
+def encode(row, context):
+  """Encoded example of one row.
+
+  inputs [T], token_types [T], and, where the row has a label, 0-d `label` (id or number)
+  and `label_weight` 1. Raises JaxsftError for a label that is not in context.labels.
+  """
+  pair = row.fields.get("text_pair")
+  tokens = context.tokenizer(row.fields["text"], pair, return_token_type_ids=True)
+  length, note = len(tokens["input_ids"]), None
+  if length > context.max_length:
+    if context.too_long == "error":
+      raise JaxsftError(
+        f"{row.where}: {length} tokens, the limit is {context.max_length}; set "
+        "config.data.too_long to 'truncate' or 'drop', or raise config.data.max_length"
+      )
+    if context.too_long == "drop":
+      return tasks.Encoded(None, "dropped: too long", row.fields["text"], [], frozenset())
+    note = "truncated"
+    tokens = context.tokenizer(
+      row.fields["text"],
+      pair,
+      truncation=True,
+      max_length=context.max_length,
+      return_token_type_ids=True,
+    )
+  example = {
+    "inputs": np.asarray(tokens["input_ids"], np.int32),
+    "token_types": np.asarray(tokens["token_type_ids"], np.int32),
+  }
+  if "label" in row.fields:
+    example["label"] = label_of(row, context)
+    example["label_weight"] = np.float32(1)
+  text = row.fields["text"] if pair is None else f"{row.fields['text']} | {pair}"
+  return tasks.Encoded(example, note, text, [], frozenset())
+
+
+def label_of(row, context):
+  """The row's label as an int32 id, or as a float32 number."""
+  if context.label_type == "number":
+    return np.float32(row.fields["label"])
+  try:
+    return np.int32(context.labels.index(row.fields["label"]))
+  except ValueError:
+    raise JaxsftError(
+      f"{row.where}: label {row.fields['label']!r} is unknown, expected one of "
+      f"{', '.join(context.labels)}; correct the row or set config.data.labels"
+    ) from None
+
+
+def loss(network, params, batch, options, key=None):
+  """Sums of the cross-entropy (or the squared error) over the labelled segments of a batch.
+
+  batch: token keys [R,T], labels and label_weights [R,M]. Label smoothing mixes the target
+  with the uniform distribution (arXiv:1512.00567).
+  """
+  logits = network.sequence_logits(params, batch, key).astype(jnp.float32)  # R M C
+  labels, weights = batch["labels"], batch["label_weights"]
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    error = jnp.square(logits[..., 0] - labels)
+    return {"loss": (jnp.sum(error * weights), jnp.sum(weights))}
+  log_p = jax.nn.log_softmax(logits)
+  nll = -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+  smooth = options.label_smoothing
+  if smooth:
+    nll = (1 - smooth) * nll - smooth * jnp.mean(log_p, -1)
+  if options.z_loss:
+    nll = nll + options.z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
+  right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+  total = jnp.sum(weights)
+  return {
+    "loss": (jnp.sum(nll * weights), total),
+    "accuracy": (jnp.sum(right * weights), total),
+  }
+
+
+def predict(network, params, batch):
+  """{"logits": [R,M,C]} float32; segment m of a row stands at [row, m - 1]."""
+  return {"logits": network.sequence_logits(params, batch).astype(jnp.float32)}
+
+
+def decode(outputs, context):
+  """{"label", "score", "scores"} or {"number"} of one example's outputs {"logits": [C]}."""
+  logits = np.asarray(outputs["logits"], np.float64)
+  if context.label_type == "number":
+    return {"number": float(logits[0])}
+  scores = np.exp(logits - logits.max())
+  scores /= scores.sum()
+  best = int(scores.argmax())
+  return {
+    "label": context.labels[best],
+    "score": float(scores[best]),
+    "scores": {name: float(s) for name, s in zip(context.labels, scores, strict=True)},
+  }
+
+
+def metrics(means, outputs, labels, context):
+  """Final numbers from all held-out examples at once, each counted once.
+
+  means: {"loss", …} already divided; outputs: {"logits": [n, C]}; labels: [n].
+  Pearson and Spearman are absent where a side is constant (they are undefined there).
+  """
+  logits = outputs["logits"]
+  if context.label_type == "number":
+    return {"loss": means["loss"], **_regression(logits[:, 0], labels)}
+  from sklearn import metrics as sk  # slow to import, needed only here
+
+  predicted, ids = logits.argmax(-1), list(range(len(context.labels)))
+  return {
+    "loss": means["loss"],
+    "accuracy": float(np.mean(predicted == labels)),
+    "macro_f1": float(sk.f1_score(labels, predicted, average="macro", zero_division=0)),
+    "mcc": float(sk.matthews_corrcoef(labels, predicted)),
+    "confusion": sk.confusion_matrix(labels, predicted, labels=ids).tolist(),
+    "labels": list(context.labels),
+  }
+
+
+def _regression(predicted, labels):
+  """Errors and correlations, computed with scipy in float64."""
+  from scipy import stats  # slow to import, needed only here
+
+  error = predicted.astype(np.float64) - labels
+  numbers = {"mse": float(np.mean(error**2)), "mae": float(np.mean(np.abs(error)))}
+  if len(labels) > 1 and np.ptp(predicted) > 0 and np.ptp(labels) > 0:
+    numbers["pearson"] = float(stats.pearsonr(predicted, labels).statistic)
+    numbers["spearman"] = float(stats.spearmanr(predicted, labels).statistic)
+  return numbers
+
+
+def head(classes, arch_head):
+  """The sequence head for `classes` outputs in the family's own layout."""
+  return heads.Head(kind="sequence", classes=classes, **arch_head)

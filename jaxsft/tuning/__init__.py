@@ -1,0 +1,1 @@
+"""What is trained: functions over parameter trees, no layers."""

@@ -1,0 +1,51 @@
+"""Flags of the verbs, and exit codes."""
+
+import pytest
+
+from jaxsft import command
+from jaxsft.errors import JaxsftError, Preempted, UsageError
+
+FLAGS = {"workdir": None, "print_config": False, "max_new_tokens": 64, "model": ""}
+
+
+def test_forms_of_a_flag():
+  _, flags = command.parse(
+    ["--model", "m", "--print_config", "--max_new_tokens=7"], FLAGS, needs_config=False
+  )
+  assert flags == {"workdir": None, "print_config": True, "max_new_tokens": 7, "model": "m"}
+
+
+BAD = [
+  (["--modle=m"], "--modle: unknown flag; did you mean 'model'?"),
+  (["model"], "found 'model', expected --flag=value"),
+  (["--model"], "--model: has no value"),
+  ([], "--model: missing"),
+  (["--model=m", "--max_new_tokens=many"], "--max_new_tokens=many: expected int"),
+  (["--model=m", "--print_config=perhaps"], "expected true or false"),
+  (["--model=m", "--config.seed=1"], "--config: missing"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), BAD)
+def test_bad_flags(argv, sentence):
+  with pytest.raises(UsageError) as error:
+    command.parse(argv, FLAGS, needs_config=False)
+  assert sentence in str(error.value)
+
+
+def test_config_is_required_where_asked():
+  with pytest.raises(UsageError, match="--config: missing"):
+    command.parse([], {}, needs_config=True)
+
+
+@pytest.mark.parametrize(
+  ("error", "code"), [(JaxsftError("x"), 1), (UsageError("x"), 2), (Preempted("x"), 3)]
+)
+def test_exit_codes(error, code, capsys):
+  def main(argv):
+    raise error
+
+  with pytest.raises(SystemExit) as stop:
+    command.run(main, [])
+  assert stop.value.code == code
+  assert capsys.readouterr().err == "error: x\n"

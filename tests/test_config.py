@@ -1,0 +1,146 @@
+"""The settings tree: every wrong key, type or combination ends in a sentence."""
+
+import ast
+import dataclasses
+import inspect
+import typing
+
+import pytest
+
+from jaxsft import config as config_lib
+from jaxsft import config_values
+from jaxsft.config import Config, Data, Model
+from jaxsft.errors import UsageError
+
+FILE = """
+from jaxsft.config import Config, Data, Model
+def get_config(arg=""):
+  return Config(model=Model(path=arg or "m"), data=Data(path="rows.jsonl"))
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+  (tmp_path / "x.py").write_text(FILE)
+  return tmp_path / "x.py"
+
+
+def test_defaults_argument_and_overrides(path):
+  config = config_lib.load_config(
+    f"{path}:other", {"optim.peak_lr": "3e-4", "steps": "7", "data.labels": '["a", "b"]'}
+  )
+  assert config.model.path == "other"
+  assert config.optim.peak_lr == 3e-4
+  assert config.steps == 7
+  assert config.data.labels == ("a", "b")
+  assert config_lib.load_config(path, {"steps": "None"}).steps is None
+  assert config_lib.load_config(path, {"epochs": 2}).epochs == 2
+
+
+BAD = [
+  (
+    {"optim.peek_lr": "1"},
+    "config.optim.peek_lr: Optim has no key 'peek_lr'; did you mean 'peak_lr'?",
+  ),
+  ({"optim.peak_lr": "fast"}, "config.optim.peak_lr: found 'fast', expected float"),
+  ({"optim": "1"}, "config.optim: a group of keys; set one of name, peak_lr"),
+  ({"seed.x": "1"}, "config.seed.x: 'seed' is a value"),
+  ({"task": "clasify"}, "did you mean 'classify'?"),
+  ({"batch_size": "3.5"}, "config.batch_size: found '3.5', expected int"),
+  ({"batch_size": "0"}, "config.batch_size: found 0, expected at least 1"),
+  ({"batch_size": True}, "config.batch_size: found True, expected int"),
+  ({"data.columns": "text=2"}, "config.data.columns=text=2: expected JSON"),
+  ({"data.columns": {"text": 1.5}}, "config.data.columns: found {'text': 1.5}"),
+  ({"data.split": "1"}, "config.data.split: found 1.0, expected 0 ≤ split < 1"),
+  ({"data.eval_path": "e.jsonl"}, "set data.split=0"),
+  ({"data.path": "pypi:x==1!f"}, "config.data.sha256: missing"),
+  ({"model.path": "pypi:x==1!f"}, "config.model.sha256: missing"),
+  ({"model.path": ""}, "config.model.path: is empty"),
+  ({"accumulate": "64"}, "config.accumulate: 64 micro-batches cannot share"),
+  ({"tune.method": "regex"}, "config.tune.train: is empty"),
+  ({"tune.train": '["head"]'}, "config.tune.train: has no effect"),
+  ({"task": "chat", "tune.method": "head"}, "config.tune.method: 'head' trains a task head"),
+  ({"task": "chat", "data.labels": '["a"]'}, "config.data.labels: task='chat' has no labels"),
+  ({"optim.peak_lr": "0"}, "config.optim.peak_lr: found 0.0"),
+  ({"optim.end_lr": "1"}, "config.optim.end_lr: found 1.0"),
+  ({"loss.label_smoothing": "1"}, "config.loss.label_smoothing: found 1.0"),
+  ({"mesh.fsdp": "-1"}, "config.mesh: -1 may stand once"),
+  ({"mesh.tensor": "0"}, "config.mesh: found"),
+  ({"mesh.context": "2"}, "config.mesh.context: found 2"),
+  ({"model.dropout": "1"}, "config.model.dropout: found 1.0"),
+  ({"evaluate.mode": "max"}, "config.evaluate.mode: set config.evaluate.metric too"),
+  ({"steps": "0"}, "config.steps: found 0"),
+  ({"epochs": "0"}, "config.epochs: found 0"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), BAD, ids=[str(b[0]) for b in BAD])
+def test_bad_settings(path, overrides, sentence):
+  with pytest.raises(UsageError) as error:
+    config_lib.load_config(path, overrides)
+  assert sentence in str(error.value)
+  assert error.value.exit_code == 2
+
+
+FILES = [
+  ("def get_config(:", "x.py:1: not valid Python"),
+  ("x = 1", "defines no get_config"),
+  ("def get_config(arg=''):\n  return 3", "returned int, not Config"),
+  (
+    "from jaxsft.config import *\ndef get_config(arg=''):\n  return Config(optim=Optim(peek_lr=1))",
+    "Optim has no key 'peek_lr'; did you mean 'peak_lr'?",
+  ),
+  (
+    "from jaxsft.config import *\ndef get_config(arg=''):\n  return Config(optim=3)",
+    "config.optim: found 3, expected Optim(…)",
+  ),
+  ("import missing_module_of_mine", "ModuleNotFoundError"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), FILES)
+def test_bad_files(tmp_path, text, sentence):
+  (tmp_path / "x.py").write_text(text)
+  with pytest.raises(UsageError) as error:
+    config_lib.load_config(tmp_path / "x.py")
+  assert sentence in str(error.value)
+
+
+def test_missing_file():
+  with pytest.raises(UsageError, match="no such file"):
+    config_lib.load_config("nowhere.py")
+
+
+def test_dict_round_trip(path):
+  config = config_lib.load_config(
+    path, {"data.labels": '{"a": "x > 0"}', "evaluate.prompts": '["hi"]'}
+  )
+  assert config_lib.from_dict(config_lib.to_dict(config)) == config
+  with pytest.raises(UsageError, match=r"config\.model\.pth: unknown key; did you mean .path"):
+    config_lib.from_dict({"model": {"pth": "m"}})
+
+
+SECTIONS = [
+  s for s in vars(config_lib).values() if isinstance(s, type) and dataclasses.is_dataclass(s)
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_documented_and_its_default_valid(section):
+  (tree,) = ast.parse(inspect.getsource(section)).body
+  following = dict(zip(tree.body, tree.body[1:], strict=False))
+  hints = typing.get_type_hints(section)
+  for node in tree.body:
+    if not isinstance(node, ast.AnnAssign) or dataclasses.is_dataclass(hints[node.target.id]):
+      continue
+    text = following.get(node)
+    assert isinstance(text, ast.Expr) and isinstance(text.value.value, str), node.target.id
+    default = ast.literal_eval(node.value)
+    assert config_values.fits(default, hints[node.target.id]), node.target.id
+
+
+def test_describe_lists_every_leaf():
+  lines = list(config_lib.describe(Config(model=Model(path="m"), data=Data(path="d"))))
+  assert "config.optim.peak_lr = 2e-05" in lines
+  assert "config.model.path = 'm'" in lines
+  assert len(lines) > 60

@@ -1,0 +1,89 @@
+"""Schedules against closed forms, decay by kind of leaf, the penalty against autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsft import optim
+
+PARAMS = {
+  "embed": {"tokens": {"embedding": jnp.full((3, 2), 2.0)}, "norm": {"scale": jnp.ones(2)}},
+  "layers": {"attn": {"q": {"kernel": jnp.full((2, 2, 2), 3.0), "bias": jnp.ones((2, 2))}}},
+  "head": {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.ones(2)},
+}
+
+
+def rates(name, total=20, warmup=5, **more):
+  settings = {"peak_lr": 1.0, "end_lr": 0.1, "warmup": warmup, "decay": 0.25, "total": total}
+  schedule = optim.make_schedule(name, **(settings | more))
+  return np.array([schedule(i) for i in range(total + 1)])
+
+
+def test_warmup_rises_to_the_peak_and_never_starts_at_zero():
+  np.testing.assert_allclose(rates("linear")[:6], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0], rtol=1e-6)
+  np.testing.assert_allclose(rates("linear", warmup=0.25), rates("linear"), rtol=1e-6)
+  assert rates("linear", warmup=0)[0] == 1.0
+
+
+def test_shapes_after_warmup():
+  x = np.clip((np.arange(21) - 5) / 15, 0, 1)
+  after = slice(5, None)
+  np.testing.assert_allclose(rates("constant")[after], 1.0)
+  np.testing.assert_allclose(rates("linear")[after], (0.1 + 0.9 * (1 - x))[after], rtol=1e-6)
+  cosine = 0.1 + 0.45 * (1 + np.cos(np.pi * x))
+  np.testing.assert_allclose(rates("cosine")[after], cosine[after], rtol=1e-5)
+  wsd = 0.1 + 0.9 * np.minimum(1, (20 - np.arange(21)) / 5)
+  np.testing.assert_allclose(rates("wsd")[after], wsd[after], rtol=1e-5)
+  for name in ("linear", "cosine", "wsd"):
+    np.testing.assert_allclose(rates(name)[-1], 0.1, rtol=1e-6)
+
+
+def test_linear_equals_optax():
+  ours = rates("linear", end_lr=0.0, warmup=0)
+  theirs = optax.linear_schedule(1.0, 0.0, 20)
+  np.testing.assert_allclose(ours, [theirs(i) for i in range(21)], rtol=1e-5, atol=1e-7)
+
+
+def test_only_matrices_and_embeddings_decay():
+  mask = optim.decays(PARAMS)
+  assert mask["embed"] == {"tokens": {"embedding": True}, "norm": {"scale": False}}
+  assert mask["layers"]["attn"]["q"] == {"kernel": True, "bias": False}
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.5, params=PARAMS
+  )
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  direction, _ = tx.update(zero, tx.init(PARAMS), PARAMS)
+  expected = jax.tree.map(lambda p, m: 0.5 * p if m else 0 * p, PARAMS, mask)
+  jax.tree.map(np.testing.assert_array_equal, direction, expected)
+
+
+@pytest.mark.parametrize("name", ["l2", "l2_squared"])
+def test_penalty_gradient_is_the_derivative_of_its_value(name):
+  mask = optim.decays(PARAMS)
+  value, gradient = optim.penalty(name, 0.3, PARAMS, mask)
+  square = 6 * 4.0 + 8 * 9.0 + 4 * 16.0  # embedding, q kernel, head kernel
+  np.testing.assert_allclose(value, 0.3 * (square**0.5 if name == "l2" else square), rtol=1e-6)
+  derived = jax.grad(lambda p: optim.penalty(name, 0.3, p, mask)[0])(PARAMS)
+  full = jax.tree.map(lambda g, p: jnp.broadcast_to(g, p.shape), gradient, PARAMS)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), full, derived)
+
+
+def test_penalty_at_zero_is_finite():
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  _, gradient = optim.penalty("l2", 1.0, zero, optim.decays(zero))
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
+def test_every_rule_moves_every_leaf_and_keeps_float32(name):
+  tx = optim.make_transformation(
+    name, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, params=PARAMS
+  )
+  state = tx.init(PARAMS)
+  gradient = jax.tree.map(lambda p: 0.1 * jnp.ones_like(p), PARAMS)
+  direction, state = tx.update(gradient, state, PARAMS)
+  assert all(np.abs(d).min() > 0 for d in jax.tree.leaves(direction))
+  floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+  assert all(x.dtype == jnp.float32 for x in floats)

@@ -1,0 +1,187 @@
+"""The update: exact sums, one penalty, clipping, skipping, and one optimiser: torch's AdamW."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import optim, step
+
+rng = np.random.default_rng(0)
+PARAMS = {
+  "head": {
+    "kernel": rng.normal(size=(3, 5)).astype(np.float32),
+    "bias": np.zeros(3, np.float32),
+  },
+  "pooler": {"kernel": np.eye(5, dtype=np.float32)},
+}
+
+
+def loss(params, batch, key):
+  hidden = batch["x"] @ params["pooler"]["kernel"].T
+  logits = hidden @ params["head"]["kernel"].T + params["head"]["bias"]
+  nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"][..., None], -1)[..., 0]
+  if key is not None:
+    nll = nll + 0.0 * jax.random.uniform(key)
+  return {"loss": (jnp.sum(nll * batch["w"]), jnp.sum(batch["w"]))}
+
+
+def make_batch(accumulate, weights=None, n=12):
+  r = np.random.default_rng(1)
+  batch = {
+    "x": r.normal(size=(n, 5)).astype(np.float32),
+    "y": r.integers(0, 3, n),
+    "w": np.ones(n, np.float32) if weights is None else np.asarray(weights, np.float32),
+  }
+  return {k: v.reshape(accumulate, n // accumulate, *v.shape[1:]) for k, v in batch.items()}
+
+
+def build(params=PARAMS, frozen=None, *, lr=0.1, penalty=("none", 0.0), clip=0.0, wd=0.0):
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=wd, params=params
+  )
+  settings = {"peak_lr": lr, "end_lr": 0, "warmup": 0, "decay": 1, "total": 100}
+  schedule = optim.make_schedule("constant", **settings)
+  run = jax.jit(
+    partial(
+      step.train_step, loss=loss, tx=tx, schedule=schedule, penalty=penalty, clip=clip, seed=0
+    )
+  )
+  return run, step.init_state(jax.tree.map(jnp.asarray, params), frozen or {}, tx)
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 12])
+def test_accumulation_changes_nothing(accumulate):
+  weights = [1, 0, 2, 1, 0, 0, 0, 1, 1, 3, 0, 1]  # ragged, with an empty micro-batch at 4 x 3
+  run, state = build()
+  whole, m1 = run(state, make_batch(1, weights))
+  split, m2 = run(state, make_batch(accumulate, weights))
+  close(whole.trainable, split.trainable)
+  np.testing.assert_allclose(m1["loss"], m2["loss"], rtol=1e-6)
+  assert m2["weight"] == 10
+
+
+def test_gradient_is_of_the_weighted_mean():
+  run, state = build(clip=0.0)
+  batch = make_batch(1, [3, 1] + [0] * 10)
+  _, metrics = run(state, batch)
+  flat = {k: v[0] for k, v in batch.items()}
+  mean = lambda p: loss(p, flat, None)[("loss")][0] / 4
+  norm = jnp.sqrt(optim.squared_norm(jax.grad(mean)(state.trainable)))
+  np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+
+
+def test_weightless_tail_is_ignored():
+  run, state = build()
+  a, _ = run(state, make_batch(1, [1] * 6 + [0] * 6))
+  batch = make_batch(1, [1] * 6 + [0] * 6)
+  batch["x"][0, 6:] = 1e3
+  b, _ = run(state, batch)
+  jax.tree.map(np.testing.assert_array_equal, a.trainable, b.trainable)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_non_finite_updates_are_skipped_and_counted(poison):
+  run, state = build()
+  state, _ = run(state, make_batch(1))
+  bad = make_batch(2)
+  bad["x"][1, 0, 0] = poison
+  after, metrics = run(state, bad)
+  jax.tree.map(np.testing.assert_array_equal, after.trainable, state.trainable)
+  jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
+  assert (int(after.step), int(after.skipped), int(after.bad)) == (2, 1, 1)
+  assert int(metrics["bad"]) == 1
+  good, _ = run(after, make_batch(1))
+  assert (int(good.step), int(good.skipped), int(good.bad)) == (3, 1, 0)
+
+
+def test_a_batch_without_weight_is_skipped():
+  run, state = build(wd=0.1, penalty=("l2", 0.1))
+  after, _ = run(state, make_batch(1, [0] * 12))
+  jax.tree.map(np.testing.assert_array_equal, after.trainable, state.trainable)
+  assert int(after.skipped) == 1
+
+
+def test_penalty_is_added_once_before_clipping():
+  zero_grad = make_batch(3)
+  zero_grad["x"][:] = 0  # the head's gradient is that of its bias alone
+  run, state = build(penalty=("l2", 0.5), clip=0.0)
+  _, metrics = run(state, zero_grad)
+  mask = optim.decays(state.trainable)
+  value, extra = optim.penalty("l2", 0.5, state.trainable, mask)
+  np.testing.assert_allclose(metrics["penalty"], value, rtol=1e-6)
+  flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in zero_grad.items()}
+  mean = lambda p: loss(p, flat, None)["loss"][0] / 12
+  expected = jax.tree.map(jnp.add, jax.grad(mean)(state.trainable), extra)
+  np.testing.assert_allclose(
+    metrics["grad_norm"], jnp.sqrt(optim.squared_norm(expected)), rtol=1e-5
+  )
+
+
+def test_frozen_leaves_stay_and_train_leaves_move():
+  trainable, frozen = {"head": PARAMS["head"]}, {"pooler": PARAMS["pooler"]}
+  run, state = build(trainable, frozen, wd=0.1)
+  for _ in range(3):
+    state, _ = run(state, make_batch(1))
+  np.testing.assert_array_equal(state.frozen["pooler"]["kernel"], PARAMS["pooler"]["kernel"])
+  for name in ("kernel", "bias"):
+    assert np.abs(state.trainable["head"][name] - PARAMS["head"][name]).min() > 0
+
+
+def test_merge_joins_what_split_parted():
+  trainable, frozen = {"a": {"x": 1}, "b": 2}, {"a": {"y": 3}, "c": {"z": 4}}
+  assert step.merge(trainable, frozen) == {"a": {"x": 1, "y": 3}, "b": 2, "c": {"z": 4}}
+
+
+def test_five_updates_equal_torch_adamw(oracle):
+  torch = oracle
+  run, state = build(lr=0.01, clip=0.5, wd=0.1)
+  kernel, bias, pooler = (
+    torch.nn.Parameter(torch.tensor(x))
+    for x in (PARAMS["head"]["kernel"], PARAMS["head"]["bias"], PARAMS["pooler"]["kernel"])
+  )
+  groups = [
+    {"params": [kernel, pooler], "weight_decay": 0.1},
+    {"params": [bias], "weight_decay": 0},
+  ]
+  optimizer = torch.optim.AdamW(groups, lr=0.01)
+  batch = make_batch(1, [1, 2] * 6)
+  x, y, w = (torch.tensor(batch[k][0]) for k in "xyw")
+  for _ in range(5):
+    state, _ = run(state, batch)
+    optimizer.zero_grad()
+    logits = torch.nn.functional.linear(x @ pooler.T, kernel, bias)
+    nll = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    ((nll * w).sum() / w.sum()).backward()
+    torch.nn.utils.clip_grad_norm_([kernel, bias, pooler], 0.5)
+    optimizer.step()
+  np.testing.assert_allclose(state.trainable["head"]["kernel"], kernel.detach(), atol=2e-6)
+  np.testing.assert_allclose(state.trainable["head"]["bias"], bias.detach(), atol=2e-6)
+
+
+def test_small_updates_are_not_lost():
+  run, state = build(lr=1e-6)
+  before = state.trainable
+  for _ in range(5):
+    state, _ = run(state, make_batch(1))
+  moved = np.mean(np.asarray(state.trainable["head"]["kernel"]) != before["head"]["kernel"])
+  assert moved > 0.99
+
+
+def test_eval_step_has_no_key():
+  seen = []
+
+  def spy(params, batch, key):
+    seen.append(key)
+    return loss(params, batch, key)
+
+  batch = {k: v[0] for k, v in make_batch(1).items()}
+  sums, outputs = step.eval_step(PARAMS, batch, loss=spy, predict=lambda p, b: {"n": b["w"]})
+  assert seen == [None]
+  assert float(sums["loss"][1]) == 12 and outputs["n"].shape == (12,)
