@@ -1,0 +1,276 @@
+"""The preflight report: what will be trained on, and refusal of what must not run.
+
+A pure function of plain values, shown before anything compiles and kept in data.json.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from jaxsft.errors import JaxsftError
+
+QUANTILES = {"shortest": 0, "median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1}
+
+
+@dataclass(frozen=True)
+class Rows:
+  """What cleaning did, before any example was encoded."""
+
+  read: int
+  kept: int
+  left_out: dict[str, int] = field(default_factory=dict)
+  """Reason -> rows."""
+
+
+@dataclass(frozen=True)
+class Examples:
+  """One set of encoded examples."""
+
+  ids: Sequence[str]
+  lengths: np.ndarray
+  """[N] tokens."""
+  supervised: np.ndarray
+  """[N] supervised tokens, or labels, of each (store.supervised)."""
+  unit: str = "tokens"
+  """What `supervised` counts: "tokens" or "labels"."""
+  texts: Sequence[str] = ()
+  """To find duplicates by; () does not look."""
+  labels: dict[str, int] = field(default_factory=dict)
+  """Label -> examples."""
+  dropped: dict[str, int] = field(default_factory=dict)
+  """Reason -> examples that the encoder left out."""
+  truncated: dict[str, int] = field(default_factory=dict)
+  """Reason -> examples that the encoder cut."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+  """One parameter array and what will happen to it."""
+
+  path: str
+  shape: tuple[int, ...]
+  trains: bool
+  decays: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+  """The report; `lines` for people, `as_dict` for data.json."""
+
+  rows: Rows
+  sets: dict[str, dict]
+  duplicates: dict[str, int]
+  plan: dict
+  rates: dict[str, float | int]
+  leaves: tuple[Leaf, ...]
+  samples: tuple[str, ...]
+  warnings: tuple[str, ...]
+
+  def as_dict(self) -> dict:
+    return asdict(self)
+
+  def lines(self) -> list[str]:
+    rows = self.rows
+    lines = [f"rows       {rows.read:,} read, {rows.kept:,} kept"]
+    lines += [f"           {n:,} left out: {why}" for why, n in rows.left_out.items()]
+    for name, found in self.sets.items():
+      lines += _set_lines(name, found)
+    if self.duplicates:
+      text = ", ".join(f"{n:,} {where}" for where, n in self.duplicates.items())
+      lines.append(f"duplicates {text} (same text, case and spaces aside)")
+    return [*lines, *_plan_lines(self.plan, self.rates), *self._leaf_lines()]
+
+  def _leaf_lines(self) -> list[str]:
+    size = lambda chosen: sum(int(np.prod(leaf.shape)) for leaf in chosen)
+    width = max((len(leaf.path) for leaf in self.leaves), default=0)
+    lines = []
+    if self.leaves:
+      trains = size(leaf for leaf in self.leaves if leaf.trains)
+      lines.append(f"weights    {trains:,} of {size(self.leaves):,} train")
+    for leaf in self.leaves:
+      fate = "trains" if leaf.trains else "frozen"
+      decay = ", decays" if leaf.trains and leaf.decays else ""
+      shape = " x ".join(map(str, leaf.shape)) or "scalar"
+      lines.append(f"           {leaf.path:<{width}}  {shape:<16} {fate}{decay}")
+    for number, sample in enumerate(self.samples, 1):
+      lines.append(f"example {number}  " + sample.replace("\n", "\n           "))
+    return lines + [f"note       {text}" for text in self.warnings]
+
+
+def audit(
+  rows: Rows,
+  train: Examples,
+  held_out: Examples | None,
+  plan: dict,
+  *,
+  rates: dict[str, float | int] | None = None,
+  leaves: Sequence[Leaf] = (),
+  samples: Sequence[str] = (),
+  max_dropped: float | int = 0.01,
+) -> Audit:
+  """The report on a run about to start.
+
+  plan: `order.Plan.summary()`. rates: learning rate at start, peak and end. samples: a few
+  examples through `mark`. max_dropped: share of examples that the encoder may leave out.
+  Raises JaxsftError for zero updates, an example without supervision, too many dropped
+  examples, and ids that are both trained on and held out.
+  """
+  sets = {"train": train} | ({"held out": held_out} if held_out is not None else {})
+  if plan["updates"] < 1:
+    raise JaxsftError("the plan has 0 updates, expected at least 1; raise epochs or steps")
+  for name, examples in sets.items():
+    _refuse_dropped(name, examples, max_dropped)
+    _refuse_unsupervised(name, examples)
+  if held_out is not None:
+    _refuse_overlap(train, held_out)
+  return Audit(
+    rows=rows,
+    sets={name: _describe(examples) for name, examples in sets.items()},
+    duplicates=_duplicates(train, held_out),
+    plan=plan,
+    rates=rates or {},
+    leaves=tuple(leaves),
+    samples=tuple(samples),
+    warnings=(*plan.get("notes", ()), *_warnings(train, held_out)),
+  )
+
+
+def mark(text: str, spans: Sequence[tuple[int, int]]) -> str:
+  """The text with its supervised character spans in brackets: ⟦…⟧; touching ones merge."""
+  parts, at = [], 0
+  for start, stop in _merged(spans):
+    if not 0 <= start < stop <= len(text):
+      raise JaxsftError(
+        f"the supervised span ({start}, {stop}) is not in a text of {len(text)} characters"
+      )
+    parts += [text[at:start], "⟦", text[start:stop], "⟧"]
+    at = stop
+  return "".join([*parts, text[at:]])
+
+
+def _merged(spans):
+  merged: list[list[int]] = []
+  for start, stop in sorted(spans):
+    if merged and start <= merged[-1][1]:
+      merged[-1][1] = max(merged[-1][1], stop)
+    else:
+      merged.append([start, stop])
+  return merged
+
+
+def _describe(examples: Examples) -> dict:
+  lengths = np.asarray(examples.lengths)
+  tokens, supervised = int(lengths.sum()), int(np.sum(examples.supervised))
+  at = np.quantile(lengths, list(QUANTILES.values()), method="higher")
+  return {
+    "examples": len(examples.ids),
+    "tokens": tokens,
+    "lengths": dict(zip(QUANTILES, map(int, at), strict=True)),
+    "supervised": supervised,
+    "supervised_share": supervised / tokens,
+    "unit": examples.unit,
+    "labels": dict(examples.labels),
+    "dropped": dict(examples.dropped),
+    "truncated": dict(examples.truncated),
+  }
+
+
+def _refuse_dropped(name: str, examples: Examples, most: float | int):
+  dropped = sum(examples.dropped.values())
+  total = dropped + len(examples.ids)
+  if total == 0 or dropped == total:
+    raise JaxsftError(
+      f"the {name} set holds no example ({dropped} dropped: {_reasons(examples.dropped)}); "
+      "see data.keep, data.split and data.max_length"
+    )
+  if dropped > most * total:
+    raise JaxsftError(
+      f"{dropped} of {total} {name} examples ({dropped / total:.1%}) would be dropped: "
+      f"{_reasons(examples.dropped)}; at most {most:.1%} may be. Raise data.max_length, "
+      'set data.too_long="truncate", or leave such rows out with data.keep'
+    )
+
+
+def _refuse_unsupervised(name: str, examples: Examples):
+  empty = np.flatnonzero(np.asarray(examples.supervised) < 1)
+  if len(empty):
+    raise JaxsftError(
+      f"{len(empty)} of {len(examples.ids)} {name} examples have nothing supervised: "
+      f"{_some([examples.ids[i] for i in empty[:3]], len(empty))}; expected at least one "
+      "supervised token or label in each. See data.max_length, data.train_on, data.columns"
+    )
+
+
+def _refuse_overlap(train: Examples, held_out: Examples):
+  both = sorted(set(train.ids) & set(held_out.ids))
+  if both:
+    raise JaxsftError(
+      f"{len(both)} ids are both trained on and held out: {_some(both[:3], len(both))}; "
+      "choose data.id so that ids are unique, or let data.eval_path name other rows"
+    )
+
+
+def _duplicates(train: Examples, held_out: Examples | None) -> dict[str, int]:
+  """Texts met more than once; hashes stand for them, to stay small."""
+  plain = lambda text: hash(" ".join(text.casefold().split()))
+  seen = {plain(text) for text in train.texts}
+  found = {"within train": len(train.texts) - len(seen)}
+  if held_out is not None:
+    leaked = sum(plain(text) in seen for text in held_out.texts)
+    found["held out and also trained on"] = leaked
+  return {where: n for where, n in found.items() if n}
+
+
+def _warnings(train: Examples, held_out: Examples | None) -> list[str]:
+  warnings = []
+  repeated = len(train.ids) - len(set(train.ids))
+  if repeated:
+    warnings.append(f"{repeated:,} training examples share their id with another")
+  if held_out is not None:
+    unseen = [name for name in held_out.labels if not train.labels.get(name)]
+    if unseen:
+      warnings.append(f"held-out labels that training never shows: {', '.join(unseen)}")
+  return warnings
+
+
+def _set_lines(name: str, found: dict) -> list[str]:
+  lengths = ", ".join(f"{key} {value}" for key, value in found["lengths"].items())
+  lines = [
+    f"{name:<10} {found['examples']:,} examples, {found['tokens']:,} tokens ({lengths})",
+  ]
+  share = f" ({found['supervised_share']:.1%})" if found["unit"] == "tokens" else ""
+  lines.append(f"           {found['supervised']:,} supervised {found['unit']}{share}")
+  if found["labels"]:
+    total = sum(found["labels"].values())
+    counts = Counter(found["labels"]).most_common()
+    text = ", ".join(f"{label} {n:,} ({n / total:.1%})" for label, n in counts[:20])
+    more = f", and {len(counts) - 20} more labels" if len(counts) > 20 else ""
+    lines.append(f"           labels: {text}{more}")
+  for what in ("dropped", "truncated"):
+    for why, n in found[what].items():
+      text = why if why.startswith(what) else f"{what}: {why}"
+      lines += [f"           {n:,} {text}"] if n else []
+  return lines
+
+
+def _plan_lines(plan: dict, rates: dict[str, float | int]) -> list[str]:
+  shapes = ", ".join(f"{r} x {t} ({n:,} updates)" for r, t, _, n in plan["shapes"])
+  lines = [
+    f"plan       {plan['updates']:,} updates over {plan['epochs']:,} epochs, "
+    f"{plan['tokens']:,} tokens, {plan['efficiency']:.1%} of the places filled",
+    f"shapes     {shapes}; one compilation each",
+  ]
+  if rates:
+    text = ", ".join(f"{where} {rate:.3g}" for where, rate in rates.items())
+    lines.append(f"rate       {text}")
+  return lines
+
+
+def _reasons(counts: dict[str, int]) -> str:
+  return ", ".join(f"{n} {why}" for why, n in counts.items()) or "none"
+
+
+def _some(names: Sequence[str], total: int) -> str:
+  return ", ".join(names) + (f" and {total - len(names)} more" if total > 3 else "")

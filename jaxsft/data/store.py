@@ -1,0 +1,364 @@
+"""Encoded examples on disk: tokenised once, mapped into memory, found by what shaped them.
+
+A store is a directory named by the sha256 of its key, which lies beside the data in clear:
+
+  key.json       everything that shaped the examples, as canonical JSON
+  index.json     columns and their types, numbers of examples and tokens, fingerprint, counts
+  ids.jsonl      one JSON string an example
+  offsets.npy    [N + 1] int64: example i holds tokens offsets[i] … offsets[i + 1]
+  token.KEY.npy  [tokens] int32 or float32, for every token-aligned key
+  value.KEY.npy  [N], for every key with one value an example
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxsft.errors import JaxsftError
+
+VERSION = 1
+"""Of this builder; part of every key, so that a change here makes old stores unreachable."""
+HEADER = 128
+"""Bytes of an .npy header, left free at the start because the length is known at the end."""
+STALE = 24 * 3600
+"""Seconds without a write after which the remains of a killed build are removed."""
+
+Example = dict[str, np.ndarray | np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+  """Examples by index; the arrays are read-only views of the files."""
+
+  directory: pathlib.Path | None
+  """None for a store that is not on disk."""
+  ids: list[str]
+  lengths: np.ndarray
+  """[N] int32, tokens of each example."""
+  offsets: np.ndarray
+  """[N + 1] int64."""
+  tokens: dict[str, np.ndarray]
+  """Token-aligned keys, the examples one after another."""
+  values: dict[str, np.ndarray]
+  """[N] each: keys with one value an example."""
+  fingerprint: str
+  """sha256 over ids, offsets and every column."""
+  counts: dict
+  """What the encoder counted while it ran (drops, cuts), kept for later runs."""
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  @property
+  def keys(self) -> tuple[str, ...]:
+    return (*self.tokens, *self.values)
+
+  def example(self, i: int) -> Example:
+    start, stop = self.offsets[i], self.offsets[i + 1]
+    return {k: v[start:stop] for k, v in self.tokens.items()} | {
+      k: v[i] for k, v in self.values.items()
+    }
+
+
+class _Column:
+  """One growing .npy file of a flat array, hashed as it grows."""
+
+  def __init__(self, path: pathlib.Path, dtype: np.dtype):
+    self.path, self.dtype, self.size = path, dtype, 0
+    self.hash = hashlib.sha256()
+    self.file = path.open("wb", buffering=1 << 20)
+    self.file.write(bytes(HEADER))
+
+  def append(self, values: np.ndarray):
+    data = values.tobytes()
+    self.file.write(data)
+    self.hash.update(data)
+    self.size += values.size
+
+  def close(self):
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(self.dtype)
+    np.lib.format.write_array_header_1_0(
+      header, {"descr": descr, "fortran_order": False, "shape": (self.size,)}
+    )
+    assert header.tell() == HEADER, header.tell()
+    self.file.seek(0)
+    self.file.write(header.getvalue())
+    _sync(self.file)
+
+
+def canonical(key: dict) -> str:
+  """The key as text: the same for equal keys, whatever their order."""
+  return json.dumps({**key, "builder": VERSION}, sort_keys=True, allow_nan=False)
+
+
+def identity(path: pathlib.Path) -> str:
+  """sha256 over the bytes and the names of a file, or of all files of a directory.
+
+  Names count because the ids of rows are made of them (file:line).
+  """
+  path = pathlib.Path(path)
+  files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+  if not files:
+    raise JaxsftError(f"found no file at {path}; point data.path at an existing one")
+  total = hashlib.sha256()
+  for file in files:
+    name = file.name if file == path else file.relative_to(path).as_posix()
+    with file.open("rb") as stream:
+      digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    total.update(f"{json.dumps(name)} {digest}\n".encode())
+  return total.hexdigest()
+
+
+def build(
+  examples: Iterable[tuple[str, Example]],
+  key: dict,
+  directory: pathlib.Path,
+  counts: dict | None = None,
+) -> Store:
+  """The store of `key` under `directory`; `examples` are consumed only if it is not there.
+
+  `key` names everything that shapes the examples (bytes of the data, tokenizer, template,
+  settings). 1-D arrays of an example are token-aligned and share one length T >= 1, 0-d
+  arrays are values of the example. `counts` is read after the last example, so that an
+  encoder can fill it while it runs; it is kept with the store and found in `Store.counts`.
+  """
+  text, directory = canonical(key), pathlib.Path(directory)
+  name = hashlib.sha256(text.encode()).hexdigest()
+  final = directory / name
+  if final.exists():
+    return open_store(final, key)
+  temporary = directory / f".building-{name[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
+  try:
+    with _writing(directory):
+      directory.mkdir(parents=True, exist_ok=True)
+      _remove_stale(directory)
+      temporary.mkdir()
+    _write(temporary, examples, text, {} if counts is None else counts)
+    with _writing(directory):
+      _publish(temporary, final)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return open_store(final, key)
+
+
+def in_memory(examples: Iterable[tuple[str, Example]]) -> Store:
+  """A store of few examples that nobody will ask for again, such as rows to predict."""
+  ids, lengths, columns, types = [], [], {}, {}
+  for id, example in examples:
+    arrays, length = _normalise(id, example)
+    found = {k: (v.dtype, v.ndim) for k, v in arrays.items()}
+    types = types or found
+    _check_alike(id, found, types)
+    for key, values in arrays.items():
+      columns.setdefault(key, []).append(values)
+    ids.append(id)
+    lengths.append(length)
+  if not ids:
+    raise JaxsftError("found no example, expected at least one")
+  tokens = {k: np.concatenate(v) for k, v in columns.items() if types[k][1]}
+  values = {k: np.array(v) for k, v in columns.items() if not types[k][1]}
+  offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  total = hashlib.sha256(json.dumps([ids, lengths]).encode())
+  for key, column in sorted((tokens | values).items()):
+    total.update(f"{key} {column.dtype.str} ".encode() + column.tobytes())
+  lengths = np.array(lengths, np.int32)
+  return Store(None, ids, lengths, offsets, tokens, values, total.hexdigest(), {})
+
+
+def open_store(path: pathlib.Path, key: dict | None = None) -> Store:
+  """A finished store, mapped; one that holds another key or lacks data is an error."""
+  path = pathlib.Path(path)
+  try:
+    stored = (path / "key.json").read_text("utf-8")
+    index = json.loads((path / "index.json").read_text("utf-8"))
+    lines = (path / "ids.jsonl").read_text("utf-8").rstrip("\n")
+    ids = json.loads("[" + lines.replace("\n", ",") + "]")
+    offsets = np.load(path / "offsets.npy")
+    tokens = {k: _map(path / f"token.{k}.npy") for k in index["tokens"]}
+    values = {k: _map(path / f"value.{k}.npy") for k in index["values"]}
+    whole = len(ids) == index["examples"] == len(offsets) - 1
+    whole = whole and all(len(v) == offsets[-1] for v in tokens.values())
+    whole = whole and all(len(v) == len(ids) for v in values.values())
+    if not whole:
+      raise ValueError("its files do not belong together")
+  except (OSError, ValueError, KeyError, EOFError) as error:
+    raise JaxsftError(
+      f"the token store {path} is damaged ({error}); delete this directory and run again"
+    ) from error
+  if key is not None and stored != canonical(key):
+    raise JaxsftError(
+      f"the token store {path} was built from other settings than its name says: found "
+      f"{stored}, expected {canonical(key)}; delete this directory and run again"
+    )
+  lengths = np.diff(offsets).astype(np.int32)
+  return Store(
+    path, ids, lengths, offsets, tokens, values, index["fingerprint"], index["counts"]
+  )
+
+
+def supervised(store: Store) -> np.ndarray:
+  """[N] int64: supervised tokens of each example; 1 or 0 where examples carry a label."""
+  if "weights" in store.tokens:
+    return np.add.reduceat(store.tokens["weights"] > 0, store.offsets[:-1], dtype=int)
+  weight = store.values.get("label_weight")
+  if weight is None:
+    return np.full(len(store), int("label" in store.values))
+  return (np.asarray(weight) > 0).astype(int)
+
+
+def _write(directory, examples, key_text, counts):
+  columns, types, lengths = {}, {}, array("q")
+  ids_hash = hashlib.sha256()
+  with contextlib.ExitStack() as stack:
+    with _writing(directory.parent):
+      ids = (directory / "ids.jsonl").open("wb", buffering=1 << 20)
+    stack.callback(_close, ids)
+    for id, example in examples:
+      arrays, length = _normalise(id, example)
+      with _writing(directory.parent):
+        if not lengths:
+          for key, values in arrays.items():
+            kind = "token" if values.ndim else "value"
+            columns[key] = _Column(directory / f"{kind}.{key}.npy", values.dtype)
+            stack.callback(_close, columns[key].file)
+          types = {k: (v.dtype, v.ndim) for k, v in arrays.items()}
+        _check_alike(id, {k: (v.dtype, v.ndim) for k, v in arrays.items()}, types)
+        for key, values in arrays.items():
+          columns[key].append(values)
+        line = json.dumps(id).encode() + b"\n"
+        ids.write(line)
+      ids_hash.update(line)
+      lengths.append(length)
+    if not lengths:
+      raise JaxsftError(
+        f"found no example to store, expected at least one (counted: {counts or 'nothing'})"
+        "; see data.keep, data.split and data.max_length"
+      )
+    with _writing(directory.parent):
+      _sync(ids)
+      offsets = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
+      columns["offsets"] = _Column(directory / "offsets.npy", offsets.dtype)
+      stack.callback(_close, columns["offsets"].file)
+      columns["offsets"].append(offsets)
+      for column in columns.values():
+        column.close()
+      _write_index(directory, key_text, columns, ids_hash, len(lengths), counts)
+
+
+def _write_index(directory, key_text, columns, ids_hash, examples, counts):
+  total = hashlib.sha256(ids_hash.digest())
+  keys = {"token": {}, "value": {}}
+  for column in sorted(columns.values(), key=lambda c: c.path.name):
+    total.update(f"{column.path.name} {column.dtype.str} ".encode() + column.hash.digest())
+    kind, _, rest = column.path.name.partition(".")
+    if kind in keys:
+      keys[kind][rest.removesuffix(".npy")] = column.dtype.name
+  index = {
+    "examples": examples,
+    "tokens": keys["token"],
+    "values": keys["value"],
+    "fingerprint": total.hexdigest(),
+    "counts": counts,
+  }
+  for name, text in (
+    ("index.json", json.dumps(index, indent=1)),
+    ("key.json", key_text),
+  ):
+    with (directory / name).open("wb") as file:
+      file.write(text.encode())
+      _sync(file)
+
+
+def _normalise(id, example):
+  """Arrays as int32 or float32, and their common length."""
+  arrays, lengths = {}, {}
+  for key, values in example.items():
+    values = np.asarray(values)
+    if values.dtype.kind in "biu" and values.dtype != np.int32:
+      wide, values = values, values.astype(np.int32)
+      if not np.array_equal(wide, values):
+        raise JaxsftError(f"{key} of example {id} holds integers beyond 32 bits")
+    elif values.dtype.kind == "f":
+      values = values.astype(np.float32, copy=False)
+    if values.dtype not in (np.int32, np.float32) or values.ndim > 1:
+      raise JaxsftError(
+        f"{key} of example {id} is {values.dtype}{list(values.shape)}, expected integers "
+        "or floats in a flat array or one value"
+      )
+    arrays[key] = values
+    if values.ndim:
+      lengths[key] = len(values)
+  if len(set(lengths.values())) != 1 or 0 in lengths.values():
+    raise JaxsftError(
+      f"example {id} has token arrays of lengths {lengths}, expected one length >= 1"
+    )
+  return arrays, next(iter(lengths.values()))
+
+
+def _check_alike(id, found, expected):
+  """Arrays as key -> (type, dimensions)."""
+  if found != expected:
+    raise JaxsftError(
+      f"example {id} has arrays (type, dimensions) {found}, the ones before it {expected}; "
+      "all examples of a store are alike"
+    )
+
+
+def _map(path):
+  return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+
+
+def _sync(file):
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def _close(file):
+  """After success everything was synced; after an error this must not hide it."""
+  with contextlib.suppress(OSError):
+    file.close()
+
+
+def _publish(temporary, final):
+  try:
+    os.rename(temporary, final)
+  except OSError:
+    # Someone else finished the same store first; theirs holds the same examples.
+    if not (final / "key.json").exists():
+      raise
+
+
+def _remove_stale(directory):
+  """Removes what killed builds left; a build that still writes is younger than STALE."""
+  for left in directory.glob(".building-*"):
+    with contextlib.suppress(OSError):
+      newest = max(p.stat().st_mtime for p in (left, *left.iterdir()))
+      if time.time() - newest > STALE:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(directory) -> Iterator[None]:
+  """Turns an error of the file system into a sentence."""
+  try:
+    yield
+  except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = "the disk is full" if full else str(error)
+    raise JaxsftError(
+      f"cannot write the token store under {directory}: {what}; nothing half-written was "
+      "kept; free some space there or set JAXSFT_CACHE to another directory"
+    ) from error

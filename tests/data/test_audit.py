@@ -1,0 +1,170 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxsft.data import audit, order
+from jaxsft.errors import JaxsftError
+
+LENGTHS = np.array([4, 9, 5, 12])
+
+
+def examples(**changes):
+  values = {
+    "ids": ["a", "b", "c", "d"],
+    "lengths": LENGTHS,
+    "supervised": np.array([2, 3, 1, 4]),
+  }
+  return audit.Examples(**(values | changes))
+
+
+def held(**changes):
+  return examples(
+    **({"ids": ["v", "w"], "lengths": LENGTHS[:2], "supervised": np.array([1, 1])} | changes)
+  )
+
+
+def plan(**changes):
+  made = order.plan_training(
+    LENGTHS, seed=0, batch_size=3, batch_unit="examples", packing="pack",
+    max_length=16, epochs=2,
+  )  # fmt: skip
+  return made.summary() | changes
+
+
+def report(train=None, held_out=None, **changes):
+  rows = audit.Rows(read=9, kept=6, left_out={"abs(rating) >= 0.5": 2, "no text": 1})
+  return audit.audit(rows, train or examples(), held_out, plan(), **changes)
+
+
+def test_the_report_in_full():
+  leaves = [
+    audit.Leaf("layers/attn/q/kernel", (2, 12, 8), True, True),
+    audit.Leaf("norm/scale", (8,), True, False),
+    audit.Leaf("embed/tokens/embedding", (64, 8), False, True),
+  ]
+  labels = {"neg": 3, "pos": 1}
+  found = report(
+    examples(labels=labels, dropped={"too long": 0}, truncated={"cut to 12": 1}),
+    held(),
+    rates={"start": 0.0, "peak": 2e-5, "end": 0},
+    leaves=leaves,
+    samples=[audit.mark("user: hi\nbot: yes", [(14, 17)])],
+  )
+  text = "\n".join(found.lines())
+  for part in (
+    "9 read, 6 kept",
+    "2 left out: abs(rating) >= 0.5",
+    "1 left out: no text",
+    "4 examples, 30 tokens (shortest 4, median 9, 90% 12, 99% 12, longest 12)",
+    "10 supervised tokens (33.3%)",
+    "neg 3 (75.0%), pos 1 (25.0%)",
+    "1 truncated: cut to 12",
+    "held out   2 examples, 13 tokens",
+    "4 updates over 2 epochs, 60 tokens",
+    "of the places filled",
+    "one compilation each",
+    "start 0, peak 2e-05, end 0",
+    "200 of 712 train",
+    "2 x 12 x 8       trains, decays",
+    "norm/scale              8                trains\n",
+    "frozen",
+    "bot: ⟦yes⟧",
+  ):
+    assert part in text, part
+  assert "dropped" not in text and "duplicates" not in text
+  assert all("\n" not in line for line in found.lines()[:12])
+
+
+def test_the_report_is_json():
+  data = report(held_out=held(labels={"x": 1}), leaves=[audit.Leaf("a", (), True, False)])
+  data = json.loads(json.dumps(data.as_dict(), allow_nan=False))
+  assert data["sets"]["train"]["supervised"] == 10
+  assert data["sets"]["train"]["lengths"]["longest"] == 12
+  assert data["rows"]["left_out"] == {"abs(rating) >= 0.5": 2, "no text": 1}
+  assert data["plan"]["updates"] == 4
+  assert data["warnings"] == ["held-out labels that training never shows: x"]
+
+
+def test_labels_are_not_a_share_of_tokens():
+  ones = np.ones(4, int)
+  text = "\n".join(report(examples(supervised=ones, unit="labels")).lines())
+  assert "4 supervised labels\n" in text
+
+
+def test_duplicates_across_the_split_are_counted():
+  train = examples(texts=["One", "two", "three", "TWO "])
+  found = report(train, held(texts=["one ", "four"]))
+  assert found.duplicates == {"within train": 1, "held out and also trained on": 1}
+  assert "1 held out and also trained on" in "\n".join(found.lines())
+  assert report(examples(texts="pqrs"), held(texts="tu")).duplicates == {}
+
+
+def test_zero_updates_are_refused():
+  rows = audit.Rows(1, 1)
+  with pytest.raises(JaxsftError, match="0 updates"):
+    audit.audit(rows, examples(), None, plan(updates=0))
+
+
+@pytest.mark.parametrize("side", ["train", "held out"])
+def test_an_example_without_supervision_is_refused(side):
+  empty = {"supervised": np.array([1, 0])}
+  train = examples(supervised=np.array([2, 0, 1, 0])) if side == "train" else examples()
+  expected = r"2 of 4 train.*: b, d;" if side == "train" else r"1 of 2 held out.*: w;"
+  with pytest.raises(JaxsftError, match=expected):
+    report(train, held(**empty))
+
+
+def test_many_examples_without_supervision_are_named_in_part():
+  ids = [f"r{i}" for i in range(50)]
+  many = examples(ids=ids, lengths=np.ones(50, int), supervised=np.zeros(50, int))
+  with pytest.raises(JaxsftError, match="r0, r1, r2 and 47 more; expected"):
+    report(many)
+
+
+def test_too_many_drops_are_refused():
+  ids = [f"r{i}" for i in range(198)]
+  size = {"ids": ids, "lengths": np.ones(198, int), "supervised": np.ones(198, int)}
+  assert report(examples(**size, dropped={"too long": 2}))  # 1 % exactly
+  dropped = {"too long": 2, "no answer": 1}
+  with pytest.raises(JaxsftError, match=r"3 of 201.*2 too long, 1 no answer.*max_length"):
+    report(examples(**size, dropped=dropped))
+  found = report(examples(**size, dropped=dropped), max_dropped=0.02)
+  assert "2 dropped: too long" in "\n".join(found.lines())
+
+
+def test_a_set_without_examples_is_refused():
+  none = {"ids": [], "lengths": np.zeros(0, int), "supervised": np.zeros(0, int)}
+  with pytest.raises(JaxsftError, match=r"held out set holds no example.*data\.split"):
+    report(held_out=held(**none))
+  with pytest.raises(JaxsftError, match="3 dropped: 3 too long"):
+    report(examples(**none, dropped={"too long": 3}), max_dropped=1.0)
+
+
+def test_ids_on_both_sides_are_refused():
+  with pytest.raises(JaxsftError, match=r"1 ids are both.*: c;"):
+    report(held_out=held(ids=["v", "c"]))
+
+
+def test_repeated_ids_are_a_note():
+  assert "2 training examples share" in " ".join(report(examples(ids=list("aaab"))).warnings)
+
+
+@pytest.mark.parametrize(
+  "spans, expected",
+  [
+    ([], "abcdef"),
+    ([(0, 6)], "⟦abcdef⟧"),
+    ([(1, 2), (4, 6)], "a⟦b⟧cd⟦ef⟧"),
+    ([(4, 5), (1, 3), (3, 4)], "a⟦bcde⟧f"),
+    ([(1, 5), (2, 3)], "a⟦bcde⟧f"),
+  ],
+)
+def test_mark(spans, expected):
+  assert audit.mark("abcdef", spans) == expected
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (4, 7), (3, 3)])
+def test_mark_refuses_spans_outside_the_text(span):
+  with pytest.raises(JaxsftError, match="not in a text of 6"):
+    audit.mark("abcdef", [span])
