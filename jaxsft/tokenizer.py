@@ -1,0 +1,282 @@
+"""Text to ids and back: the only importer of transformers at run time.
+
+A tokenizer comes from a Hugging Face directory or from the metadata of a GGUF file, and is
+written so that transformers 4 and 5 both load it. Importing transformers takes seconds, so
+it happens inside the functions.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxsft.errors import JaxsftError
+
+SPECIAL = (
+  "bos_token",
+  "eos_token",
+  "unk_token",
+  "sep_token",
+  "pad_token",
+  "cls_token",
+  "mask_token",
+)
+
+# How byte-level BPE splits text before merging, by the names that llama.cpp gives
+# (llama-vocab.cpp); patterns are isolated in this order, then bytes become characters.
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LLAMA3 = (
+  CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+  r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = {
+  "gpt-2": (GPT2,),
+  "smollm": (r"\p{N}", GPT2),
+  "llama-bpe": (LLAMA3,),
+  "qwen2": (LLAMA3.replace("{1,3}", ""),),
+  "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
+}
+# What llama.cpp takes where tokenizer.ggml.add_bos_token is not in the file.
+ADDS_BOS = {"llama-bpe"}
+# Words that are in the vocabulary are taken whole, whatever the merges say.
+IGNORES_MERGES = {"llama-bpe"}
+
+# Kinds of token in tokenizer.ggml.token_type.
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+
+PROBES = (
+  "Hello world! It's a  test,\n\n\tof 1234 números & 3.14 — naïve Äpfel.",
+  "a  2",
+  "   leading and trailing   ",
+  "你好，世界！ こんにちは 🤗 don't WE'LL",
+  "def f(x):\r\n    return x**2  # [MASK] <s> </s>",
+)
+
+
+def load_tokenizer(path: pathlib.Path) -> Any:
+  """The fast tokenizer of a Hugging Face directory or a .gguf file.
+
+  Truncation and padding that tokenizer.json may carry are switched off: lengths are
+  decided by the caller. No code of the checkpoint is run. Raises JaxsftError where there
+  is no tokenizer, or only one in Python.
+  """
+  return _from_directory(path) if path.is_dir() else _from_gguf(path)
+
+
+def save_tokenizer(
+  tokenizer: Any,
+  directory: pathlib.Path,
+  *,
+  chat_template: str | None = None,
+  max_length: int | None = None,
+) -> None:
+  """Writes tokenizer.json, tokenizer_config.json and, with a template, the .jinja file.
+
+  chat_template: replaces the tokenizer's own. max_length: model_max_length, the model's
+  limit; None keeps the tokenizer's. The class written is one that transformers 4 has too
+  (version 5 itself writes "TokenizersBackend", which 4 cannot load).
+  """
+  template = tokenizer.chat_template if chat_template is None else chat_template
+  bert = type(tokenizer).__name__ in ("BertTokenizer", "BertTokenizerFast")
+  config: dict[str, Any] = {
+    "tokenizer_class": "BertTokenizer" if bert else "PreTrainedTokenizerFast",
+    "model_max_length": int(max_length or tokenizer.model_max_length),
+    "model_input_names": list(tokenizer.model_input_names),
+    "padding_side": tokenizer.padding_side,
+    "truncation_side": tokenizer.truncation_side,
+    "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+  }
+  for key in SPECIAL:
+    if (token := getattr(tokenizer, key, None)) is not None:
+      config[key] = str(token)
+  named = {config[key] for key in SPECIAL if key in config}
+  if extra := [t for t in map(str, tokenizer.all_special_tokens) if t not in named]:
+    config["additional_special_tokens"] = extra
+  if bert:  # transformers 5 rebuilds the normaliser of this class from these
+    for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+      if key in tokenizer.init_kwargs:
+        config[key] = tokenizer.init_kwargs[key]
+  if isinstance(template, Mapping):
+    config["chat_template"] = [
+      {"name": name, "template": text} for name, text in template.items()
+    ]
+  elif template is not None:
+    config["chat_template"] = template
+    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+  text = tokenizer.backend_tokenizer.to_str(pretty=True)
+  (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+  text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+  (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def differences(ours: Any, theirs: Any, chat_template: str | None = None) -> str:
+  """What two tokenizers disagree about on probe texts and settings; "" for nothing.
+
+  chat_template: what `theirs` should have; None: that of `ours`.
+  """
+  template = ours.chat_template if chat_template is None else chat_template
+  if theirs.chat_template != template:
+    return f"chat_template: {template!r} against {theirs.chat_template!r}"
+  for key in (*SPECIAL, "padding_side"):
+    a, b = getattr(ours, key, None), getattr(theirs, key, None)
+    if a != b:
+      return f"{key}: {a!r} against {b!r}"
+  for text in PROBES:
+    for special in (False, True):
+      a, b = (t(text, add_special_tokens=special).input_ids for t in (ours, theirs))
+      if a != b:
+        return f"ids of {text!r}: {a} against {b}"
+  for i in range(len(ours)):
+    if i % 997 == 0 and ours.decode([i]) != theirs.decode([i]):
+      return f"text of id {i}: {ours.decode([i])!r} against {theirs.decode([i])!r}"
+  return ""
+
+
+def _from_directory(directory: pathlib.Path) -> Any:
+  import tokenizers
+  import transformers
+
+  file = directory / "tokenizer.json"
+  if not any((directory / n).is_file() for n in (file.name, "vocab.txt", "vocab.json")):
+    raise JaxsftError(
+      f"found no tokenizer in {directory}; expected tokenizer.json (and "
+      "tokenizer_config.json): copy it from the model's page"
+    )
+  settings = {"local_files_only": True, "trust_remote_code": False}
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+      str(directory), use_fast=True, **settings
+    )
+    raw = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else None
+  except Exception as error:  # transformers and tokenizers raise bare Exceptions
+    raise JaxsftError(
+      f"found the tokenizer in {directory} unreadable ({str(error).strip()[:300]}); "
+      "expected a tokenizer.json that transformers loads without remote code: copy it "
+      "from the model's page again"
+    ) from error
+  if not tokenizer.is_fast:
+    raise JaxsftError(
+      f"found only a Python tokenizer ({type(tokenizer).__name__}) in {directory}; "
+      "expected tokenizer.json, which gives the position of every token in the text"
+    )
+  if raw is not None and _rebuilt(tokenizer, raw):
+    # transformers 5 rebuilds some classes from their vocabulary and loses what else
+    # tokenizer.json says; the model was trained on what it says.
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(str(directory), **settings)
+  return _unbounded(tokenizer)
+
+
+def _rebuilt(tokenizer: Any, raw: Any) -> bool:
+  """Whether the class gives other ids than tokenizer.json alone."""
+  raw.no_truncation()
+  raw.no_padding()
+  return any(
+    raw.encode(text, add_special_tokens=False).ids
+    != tokenizer(text, add_special_tokens=False).input_ids
+    for text in PROBES
+  )
+
+
+def _unbounded(tokenizer: Any) -> Any:
+  tokenizer.backend_tokenizer.no_truncation()
+  tokenizer.backend_tokenizer.no_padding()
+  return tokenizer
+
+
+def _from_gguf(path: pathlib.Path) -> Any:
+  """Builds the tokenizer from vocabulary, merges and kinds of token in the metadata."""
+  import transformers
+
+  from jaxsft.weights import gguf_file
+
+  meta = gguf_file.read_gguf(path).metadata
+  get = lambda key: meta.get(f"tokenizer.ggml.{key}")
+  model, splitter = get("model"), get("pre") or "default"
+  if model != "gpt2" or splitter not in PATTERNS:
+    raise JaxsftError(
+      f"found the tokenizer {model!r} with pre-tokenizer {splitter!r} in {path}; expected "
+      f"'gpt2' (byte-level BPE) with one of {', '.join(PATTERNS)}: put the model's "
+      "tokenizer.json and safetensors into a directory and use that"
+    )
+  tokens, merges = get("tokens"), get("merges")
+  if not tokens or merges is None:
+    raise JaxsftError(
+      f"found no vocabulary or no merges in {path}; expected both: the file may hold "
+      "weights only"
+    )
+  kinds = get("token_type") or [1] * len(tokens)
+  backend = _byte_level_bpe(tokens, kinds, merges, splitter)
+  name = lambda key: None if get(key) is None else tokens[get(key)]
+  special = {
+    "bos_token": name("bos_token_id"),
+    "eos_token": name("eos_token_id"),
+    "unk_token": name("unknown_token_id"),
+    "pad_token": name("padding_token_id"),
+    "sep_token": name("seperator_token_id"),  # as llama.cpp spells it
+    "cls_token": name("cls_token_id"),
+    "mask_token": name("mask_token_id"),
+  }
+  add_bos = splitter in ADDS_BOS if get("add_bos_token") is None else get("add_bos_token")
+  _add_ends(
+    backend,
+    special["bos_token"] if add_bos else None,
+    special["eos_token"] if get("add_eos_token") else None,
+  )
+  arch = meta.get("general.architecture")
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend,
+    model_max_length=meta.get(f"{arch}.context_length", int(1e30)),
+    clean_up_tokenization_spaces=False,
+    **{key: token for key, token in special.items() if token is not None},
+  )
+  tokenizer.chat_template = meta.get("tokenizer.chat_template")
+  return _unbounded(tokenizer)
+
+
+def _byte_level_bpe(
+  tokens: list[str], kinds: list[int], merges: list[str], splitter: str
+) -> Any:
+  import tokenizers
+  from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+  vocab = {t: i for i, t in enumerate(tokens) if kinds[i] != UNUSED}
+  backend = tokenizers.Tokenizer(
+    models.BPE(
+      vocab=vocab,
+      merges=[tuple(merge.split(" ")) for merge in merges],
+      ignore_merges=splitter in IGNORES_MERGES,
+    )
+  )
+  if splitter == "qwen2":
+    backend.normalizer = normalizers.NFC()
+  steps = [
+    pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    for pattern in PATTERNS[splitter]
+  ]
+  steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+  backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+  backend.decoder = decoders.ByteLevel()
+  added = lambda kind: [
+    tokenizers.AddedToken(token, normalized=False, special=kind == CONTROL)
+    for token, found in zip(tokens, kinds, strict=True)
+    if found == kind
+  ]
+  backend.add_special_tokens(added(CONTROL))
+  backend.add_tokens(added(USER_DEFINED))
+  return backend
+
+
+def _add_ends(backend: Any, bos: str | None, eos: str | None) -> None:
+  """Makes every encoded text begin with `bos` and end with `eos`, where given."""
+  from tokenizers import processors
+
+  if bos is None and eos is None:
+    return
+  piece = lambda text: [*([bos] if bos else []), text, *([eos] if eos else [])]
+  second = [f"{token}:1" for token in piece("$B")]
+  backend.post_processor = processors.TemplateProcessing(
+    single=piece("$A"),
+    pair=[*piece("$A"), *second],
+    special_tokens=[(t, backend.token_to_id(t)) for t in (bos, eos) if t],
+  )

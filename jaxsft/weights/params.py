@@ -1,0 +1,333 @@
+"""Between Hugging Face's tensor names and our parameter tree, checked both ways.
+
+The table is a family's list of names; each has `hf` ("{i}" stands for the layer), `path`
+("layers/attn/q/kernel") and `part` ("base" or "head"). Stacked leaves [L, …] are the
+tensors of their layers one after another; nothing is transposed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsft.errors import JaxsftError
+from jaxsft.weights.source import Index, Source
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+BLOCK = 1 << 12  # rows compared at a time
+
+
+class Report(NamedTuple):
+  """What `load` did with every tensor of the file and every leaf of the tree."""
+
+  loaded: int
+  """Tensors read."""
+  new: tuple[str, ...]
+  """Paths of head leaves that the file does not have: the caller initialises them."""
+  ignored: tuple[str, ...]
+  """Tensors of the file that the model has no use for, by the family's patterns."""
+
+
+class _Leaf(NamedTuple):
+  path: str
+  tensors: tuple[str, ...]
+  """Names in the file: one, or one a layer."""
+  stacked: bool
+  shape: tuple[int, ...]
+
+
+def load(
+  source: Source,
+  names: Sequence[Any],
+  shapes: Mapping[str, Any],
+  *,
+  base_prefix: str = "",
+  ignored: Sequence[str] = (),
+  tied: Sequence[tuple[str, str]] = (),
+  shardings: Mapping[str, Any] | None = None,
+  dtype: Any = np.float32,
+) -> tuple[dict[str, Any], Report]:
+  """Reads a parameter tree straight into its shards.
+
+  names: the family's table. shapes: nested dict of jax.ShapeDtypeStruct, whose leaves are
+  exactly the paths of the table; only shapes are used, every leaf gets `dtype`.
+  base_prefix: what stands before the names of part "base" ("bert."); a file without it is
+  read as well. ignored: patterns (re.search) of tensors that may be in the file and are
+  not used. tied: (name, name of part "base") that must be equal where config.json says
+  tie_word_embeddings and the file has the first all the same. shardings: nested dict like
+  `shapes`; None: one device.
+
+  Head tensors that the file does not have are left out of the tree and named in the
+  report. Raises JaxsftError that names every missing, unknown, wrongly shaped, wrongly
+  typed and non-finite tensor.
+  """
+  ignored = [*ignored, *(f"^{re.escape(head)}$" for head, _ in tied)]
+  leaves, report = _plan(source, names, shapes, base_prefix, ignored)
+  _check_tied(source, tied, names, base_prefix)
+  params: dict[str, Any] = {}
+  for leaf in leaves:
+    sharding = _default_sharding() if shardings is None else _get(shardings, leaf.path)
+    _set(params, leaf.path, _read_leaf(source, leaf, sharding, dtype))
+  return params, report
+
+
+def loaded_leaves(
+  source: Source,
+  names: Sequence[Any],
+  shapes: Mapping[str, Any],
+  *,
+  base_prefix: str = "",
+  ignored: Sequence[str] = (),
+  dtype: Any = np.float32,
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Like `load`, on the host and one (path, leaf) at a time, for comparisons."""
+  leaves, _ = _plan(source, names, shapes, base_prefix, ignored)
+  for leaf in leaves:
+    whole = tuple(slice(None) for _ in leaf.shape)
+    yield leaf.path, _reader(source, leaf, dtype)(whole)
+
+
+def export_tensors(
+  params: Mapping[str, Any],
+  names: Sequence[Any],
+  *,
+  base_prefix: str = "",
+  dtype: Any = np.float32,
+) -> Iterator[tuple[str, np.ndarray]]:
+  """(Hugging Face name, array in `dtype`) for every tensor of a parameter tree.
+
+  Stacked leaves come apart again; one leaf is on the host at a time. Raises JaxsftError
+  for leaves that the table does not name (adapters: merge them first), for leaves that
+  are missing, and for values that do not fit `dtype`.
+  """
+  paths = {name.path for name in names}
+  have = set(flatten(params))
+  if problem := _differences(have, paths):
+    raise JaxsftError(
+      f"found parameters that differ from the family's table: {problem}; expected "
+      "exactly its paths: merge adapters before the export"
+    )
+  for name in names:
+    leaf = on_host(_get(params, name.path))
+    prefix = base_prefix if name.part == "base" else ""
+    if "{i}" in name.hf:
+      for layer in range(leaf.shape[0]):
+        hf = prefix + name.hf.replace("{i}", str(layer))
+        yield hf, cast(leaf[layer], dtype, hf)
+    else:
+      yield prefix + name.hf, cast(leaf, dtype, prefix + name.hf)
+
+
+def cast(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+  """`values` in `dtype` (round to nearest even); finite values must stay finite."""
+  with np.errstate(over="ignore"):
+    stored = values.astype(dtype, copy=False)
+  finite = np.isfinite(stored)
+  if not finite.all():
+    bad = int(finite.size - finite.sum())
+    biggest = float(np.nanmax(np.abs(values.astype(np.float32))))
+    raise JaxsftError(
+      f"found {bad} values of {name!r} that are not finite in {np.dtype(dtype).name} "
+      f"(largest magnitude {biggest:.3g}); expected finite weights: if they were finite "
+      "before, store them as float32 or bfloat16 (export.dtype)"
+    )
+  return stored
+
+
+def on_host(leaf: Any) -> np.ndarray:
+  """The whole of a leaf as NumPy, wherever its shards are."""
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested dict -> {"a/b/c": leaf}."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{key}/")
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _plan(
+  source: Source,
+  names: Sequence[Any],
+  shapes: Mapping[str, Any],
+  base_prefix: str,
+  ignored: Sequence[str],
+) -> tuple[list[_Leaf], Report]:
+  """Finds the tensors of every leaf, or raises with all that does not fit."""
+  flat = flatten(shapes)
+  if problem := _differences(flat.keys(), {name.path for name in names}):
+    raise JaxsftError(
+      f"found a parameter tree that differs from the family's table: {problem}; "
+      "expected the same paths in both"
+    )
+  prefix = _prefix(source, names, base_prefix)
+  leaves, new, missing, wrong, used = [], [], [], [], set()
+  for name in names:
+    shape = tuple(flat[name.path].shape)
+    stacked = "{i}" in name.hf
+    full = (prefix if name.part == "base" else "") + name.hf
+    layers = range(shape[0]) if stacked else (0,)
+    tensors = [_present(source, full.replace("{i}", str(layer))) for layer in layers]
+    absent = [tensor for tensor in tensors if tensor not in source.tensors]
+    if absent and name.part == "head" and len(absent) == len(tensors):
+      new.append(name.path)
+      continue
+    missing += absent
+    for tensor in set(tensors) - set(absent):
+      used.add(tensor)
+      wrong += _misfit(source, tensor, shape[1:] if stacked else shape)
+    leaves.append(_Leaf(name.path, tuple(tensors), stacked, shape))
+  rest = sorted(source.tensors.keys() - used)
+  skipped = [name for name in rest if any(re.search(p, name) for p in ignored)]
+  unknown = sorted(set(rest) - set(skipped))
+  problems = [
+    _some(missing, "missing"),
+    _some(unknown, "not part of this model"),
+    _some(sorted(wrong), "that do not fit"),
+  ]
+  if any(problems):
+    raise JaxsftError(
+      f"found weights in {source.path} that differ from its config.json: "
+      f"{'; '.join(filter(None, problems))}. Expected the tensors of "
+      f"{source.config.get('model_type')!r} exactly: check that config.json and weights "
+      "belong together and are complete"
+    )
+  return leaves, Report(len(used), tuple(new), tuple(skipped))
+
+
+def _prefix(source: Source, names: Sequence[Any], base_prefix: str) -> str:
+  """The prefix of the base's names in this file: a model with a head saves it, a bare
+  base does not."""
+  if not base_prefix:
+    return ""
+  found = lambda prefix: sum(
+    _present(source, prefix + name.hf.replace("{i}", "0")) in source.tensors
+    for name in names
+    if name.part == "base"
+  )
+  return base_prefix if found(base_prefix) >= found("") else ""
+
+
+def _present(source: Source, name: str) -> str:
+  """`name`, or its older spelling where the file has that: the first BERT checkpoints
+  call the scale and bias of a LayerNorm gamma and beta."""
+  if name not in source.tensors:
+    for new, old in (("LayerNorm.weight", "gamma"), ("LayerNorm.bias", "beta")):
+      older = name.removesuffix(new) + "LayerNorm." + old
+      if name.endswith(new) and older in source.tensors:
+        return older
+  return name
+
+
+def _misfit(source: Source, tensor: str, shape: tuple[int, ...]) -> list[str]:
+  info = source.tensors[tensor]
+  if info.shape != shape:
+    return [f"{tensor} is {list(info.shape)}, expected {list(shape)}"]
+  if info.dtype not in FLOATS:
+    return [f"{tensor} is {info.dtype}, expected one of {', '.join(FLOATS)}"]
+  return []
+
+
+def _differences(found: Any, expected: Any) -> str:
+  found, expected = set(found), set(expected)
+  return "; ".join(
+    filter(
+      None,
+      [
+        _some(sorted(expected - found), "missing"),
+        _some(sorted(found - expected), "unknown"),
+      ],
+    )
+  )
+
+
+def _some(items: Sequence[str], what: str) -> str:
+  """ "3 missing (a, b, c)", with the first few of many; "" for none."""
+  if not items:
+    return ""
+  more = f" and {len(items) - 4} more" if len(items) > 4 else ""
+  return f"{len(items)} {what} ({', '.join(items[:4])}{more})"
+
+
+def _read_leaf(source: Source, leaf: _Leaf, sharding: Any, dtype: Any) -> jax.Array:
+  """One leaf, whose every distinct shard is read once and put on its devices."""
+  read = _reader(source, leaf, dtype)
+  done: dict[str, np.ndarray] = {}
+
+  def callback(index: Index) -> np.ndarray:
+    key = repr(index)  # slices are not hashable before Python 3.12
+    if key not in done:
+      done[key] = read(index)
+    return done[key]
+
+  return jax.make_array_from_callback(leaf.shape, sharding, callback)
+
+
+def _reader(source: Source, leaf: _Leaf, dtype: Any) -> Callable[[Index], np.ndarray]:
+  """A function that reads the slice `index` of a leaf, layer by layer, in `dtype`."""
+
+  def read(index: Index) -> np.ndarray:
+    if not leaf.stacked:
+      return cast(source.read(leaf.tensors[0], index), dtype, leaf.tensors[0])
+    sizes = [len(range(n)[i]) for n, i in zip(leaf.shape, index, strict=True)]
+    values = np.empty(sizes, dtype)
+    for slot, tensor in enumerate(leaf.tensors[index[0]]):
+      values[slot] = cast(source.read(tensor, index[1:]), dtype, tensor)
+    return values
+
+  return read
+
+
+def _check_tied(
+  source: Source,
+  tied: Sequence[tuple[str, str]],
+  names: Sequence[Any],
+  base_prefix: str,
+) -> None:
+  """A tied head that was saved all the same must be the embedding, row by row."""
+  if not source.config.get("tie_word_embeddings"):
+    return
+  prefix = _prefix(source, names, base_prefix)
+  table = {name.hf for name in names}
+  for head, base in tied:
+    embedding = prefix + base
+    if head in table or head not in source.tensors or embedding not in source.tensors:
+      continue
+    info, other = source.tensors[head], source.tensors[embedding]
+    same = info.shape == other.shape
+    for start in range(0, info.shape[0] if same else 0, BLOCK):
+      rows = (slice(start, start + BLOCK),)
+      same = same and np.array_equal(source.read(head, rows), source.read(embedding, rows))
+    if not same:
+      raise JaxsftError(
+        f"found {head!r} in {source.path} to differ from {embedding!r} although "
+        "config.json ties them; expected equal matrices: set tie_word_embeddings to "
+        "false in config.json if the file is right"
+      )
+
+
+def _default_sharding() -> jax.sharding.Sharding:
+  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _get(tree: Mapping[str, Any], path: str) -> Any:
+  for key in path.split("/"):
+    tree = tree[key]
+  return tree
+
+
+def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+  *parents, last = path.split("/")
+  for key in parents:
+    tree = tree.setdefault(key, {})
+  tree[last] = value
