@@ -4,6 +4,7 @@ Axes: "data" copies the model, "fsdp" splits every leaf and gathers it where it 
 "tensor" splits the products themselves, "context" splits sequences.
 """
 
+import collections
 import re
 
 import jax
@@ -29,6 +30,7 @@ RULES = (
   (r"(pooler|head)/kernel", P(None, "fsdp")),  # out D
   (r"(pooler|head)/bias", P(None)),  # out
 )
+FACTORED = r"(^|/)(v_row|v_col|v)/"  # adafactor's sums over rows and columns are small
 
 
 def make_mesh(data=-1, fsdp=1, tensor=1, context=1, devices=None):
@@ -61,19 +63,18 @@ def row_shards(mesh):
 
 
 def path_string(path):
-  """ "layers/attn/q/kernel" of a jax key path over dicts, dataclasses and tuples."""
-  return "/".join(
-    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
-  )
+  """"layers/attn/q/kernel" of a jax key path."""
+  part = lambda key: getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))
+  return "/".join(str(part(key)) for key in path)
 
 
 def spec_for(path, shape, mesh):
   """PartitionSpec of one leaf: the first rule whose pattern ends `path` at a "/" boundary.
 
-  Scalars are replicated. An axis whose size does not divide its dimension is left out.
+  Scalars and factored moments are replicated. An axis whose size does not divide its dimension is left out.
   Raises JaxsftError when no rule matches or the rule has another rank.
   """
-  if not shape:
+  if not shape or re.search(FACTORED, path):
     return P()
   found = [spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", path)]
   if not found:
@@ -115,6 +116,16 @@ def put_batch(batch, mesh, row_axis=0):
     return jax.make_array_from_process_local_data(sharding, x)
 
   return {name: put(x) for name, x in batch.items()}
+
+
+def put_batches(batches, mesh, row_axis=0, ahead=2):
+  """Device batches of an iterator of host batches, copied `ahead` before they are asked for."""
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(put_batch(batch, mesh, row_axis))
+    if len(queue) > ahead:
+      yield queue.popleft()
+  yield from queue
 
 
 def constrain(x, *spec):

@@ -6,7 +6,7 @@ metrics with the direction in which each is better (`METRICS`, `DEFAULT_METRIC`)
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -26,3 +26,23 @@ class Context:
   """Jinja text that replaces the tokenizer's own template."""
   train_on: str = "all"
   """"all" assistant turns or only the "last"."""
+
+
+class Encoded(NamedTuple):
+  """What `encode` makes of one row."""
+
+  example: dict | None
+  """Arrays for the store; None: the row is left out."""
+  note: str | None
+  """None, "truncated" or "dropped: too long"; the caller counts them."""
+  text: str
+  """What the tokens stand for."""
+  spans: list[tuple[int, int]]
+  """(start, end) in characters of `text`: what is supervised."""
+  stop_ids: frozenset
+  """Ids that end the supervised parts."""
+
+
+from jaxsft.tasks import chat, classify  # noqa: E402  the tasks use what is above
+
+TASKS = {"chat": chat, "classify": classify}

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxsft import tasks
 from jaxsft.errors import JaxsftError
-from jaxsft.models import heads
 
 FIELDS = ("text", "label")
 METRICS = {
@@ -81,7 +80,7 @@ def loss(network, params, batch, options, key=None):
   batch: token keys [R,T], labels and label_weights [R,M]. Label smoothing mixes the target
   with the uniform distribution (arXiv:1512.00567).
   """
-  logits = network.sequence_logits(params, batch, key).astype(jnp.float32)  # R M C
+  logits = network.logits(params, batch, key)  # R M C
   labels, weights = batch["labels"], batch["label_weights"]
   if jnp.issubdtype(labels.dtype, jnp.floating):
     error = jnp.square(logits[..., 0] - labels)
@@ -103,7 +102,7 @@ def loss(network, params, batch, options, key=None):
 
 def predict(network, params, batch):
   """{"logits": [R,M,C]} float32; segment m of a row stands at [row, m - 1]."""
-  return {"logits": network.sequence_logits(params, batch).astype(jnp.float32)}
+  return {"logits": network.logits(params, batch)}
 
 
 def decode(outputs, context):
@@ -153,8 +152,3 @@ def _regression(predicted, labels):
     numbers["pearson"] = float(stats.pearsonr(predicted, labels).statistic)
     numbers["spearman"] = float(stats.spearmanr(predicted, labels).statistic)
   return numbers
-
-
-def head(classes, arch_head):
-  """The sequence head for `classes` outputs in the family's own layout."""
-  return heads.Head(kind="sequence", classes=classes, **arch_head)

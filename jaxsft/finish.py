@@ -1,0 +1,158 @@
+"""What surrounds the updates: evaluations, the best parameters, samples, export, last page."""
+
+import resource
+import sys
+
+import jax
+import numpy as np
+
+from jaxsft import evaluate, export, generate, step
+from jaxsft.data import messages as conversations
+from jaxsft.errors import JaxsftError
+
+SAMPLES = 3
+
+
+def saved_part(state):
+  """What a checkpoint holds of a TrainState (or of its shapes): never the frozen leaves."""
+  return {
+    "step": state.step,
+    "trainable": state.trainable,
+    "opt_state": state.opt_state,
+    "skipped": state.skipped,
+    "bad": state.bad,
+  }
+
+
+def evaluate_and_keep_best(job, state, loop, done):
+  """`loop` after one evaluation; the best parameters so far are saved apart."""
+  held_out, data = job.data.held_out, job.data
+  params = step.merge(state.trainable, state.frozen)
+  with job.logger.pause():
+    means, outputs = evaluate.measure(
+      job.eval_step, params, held_out.store, data.eval_plan, job.mesh
+    )
+    labels = held_out.store.values.get("label")
+    metrics = data.task.metrics(means, outputs, labels, data.context)
+    job.logger.evaluation(done, metrics)
+    value = metrics.get(job.metric)
+    if not isinstance(value, float) or not np.isfinite(value):
+      raise JaxsftError(
+        f"the evaluation after update {done} gave {job.metric}={value!r}, expected a finite "
+        "number; choose another config.evaluate.metric or lower config.optim.peak_lr"
+      )
+    best = loop["best"]
+    sign = 1 if job.mode == "max" else -1
+    if best is not None and sign * value <= sign * best["value"]:
+      return loop | {"stale": loop["stale"] + 1, "last": metrics}
+    examples = predictions(job, outputs)
+    best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
+    best["examples"] = examples
+    job.checkpoints.save_best(state.trainable, best)
+    return loop | {"stale": 0, "best": best, "last": metrics}
+
+
+def predictions(job, outputs):
+  """The first held-out rows with what the model says of them; [] where it says text."""
+  data, shown = job.data, []
+  by_id = {row.id: row for row in data.held_out.rows}
+  for i in range(min(SAMPLES, len(data.held_out.store)) if outputs else 0):
+    row = by_id[data.held_out.store.ids[i]]
+    answer = data.task.decode({k: v[i] for k, v in outputs.items()}, data.context)
+    shown.append({"text": row.fields["text"], "gold": row.fields["label"], **answer})
+  return shown
+
+
+def sample_prompts(job):
+  """Prompts of the config, or the beginnings of three held-out conversations."""
+  if job.config.evaluate.prompts:
+    return [[{"role": "user", "content": p}] for p in job.config.evaluate.prompts]
+  part = job.data.held_out or job.data.train
+  found = []
+  for row in part.rows[:SAMPLES]:
+    messages = conversations.conversation(row.fields)
+    last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    found.append(messages[:last])
+  return found
+
+
+def show_samples(job, state, when):
+  """Answers of a chat model to a few prompts, printed and returned; {} for other tasks."""
+  if job.config.task != "chat" or not job.config.evaluate.max_new_tokens:
+    return {}
+  prompts = sample_prompts(job)
+  params = step.merge(state.trainable, state.frozen)
+  with job.logger.pause():
+    texts = generate.answers(
+      job.network,
+      params,
+      job.base.tokenizer,
+      prompts,
+      stop_ids=stop_ids(job),
+      template=job.data.context.chat_template,
+      max_new_tokens=job.config.evaluate.max_new_tokens,
+    )
+  shown = [
+    {"prompt": p[-1]["content"], "answer": text} for p, text in zip(prompts, texts, strict=True)
+  ]
+  job.logger.samples(when, shown)
+  return shown
+
+
+def stop_ids(job):
+  """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
+  return sorted(set(job.data.train.counts["stop_ids"]) | set(generate.stop_ids(job.base)))
+
+
+def finish(job, state, loop, seconds):
+  """Exports the best parameters and writes and shows result.json; returns it."""
+  best, done = loop["best"], int(state.step)
+  job.logger.flush()
+  if best is not None and best["step"] != done:
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.trainable
+    )
+    trainable, _ = job.checkpoints.restore_best(abstract)
+    state = step.TrainState(
+      state.step, trainable, state.frozen, state.opt_state, state.skipped, state.bad
+    )
+  answers = show_samples(job, state, "after training")
+  result = {
+    "task": job.config.task,
+    "metrics": best["metrics"] if best else job.logger.last,
+    "best": best and {k: best[k] for k in ("step", "metric", "value")},
+    "examples": best["examples"] if best and best["examples"] else answers,
+    "steps": done,
+    "skipped": int(state.skipped),
+    "tokens": loop["tokens"],
+    "examples_seen": loop["examples"],
+    "compile_seconds": job.train_step.seconds + job.eval_step.seconds,
+    "compilations": job.train_step.count + job.eval_step.count,
+    "device_bytes": max(job.train_step.bytes, job.eval_step.bytes),
+    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    * (1 if sys.platform == "darwin" else 1024),
+  }
+  if job.config.export.format != "none":
+    result["export"] = str(job.logger.directory / "export")
+    write_export(job, state, result["export"])
+  return job.logger.close_with(result, seconds)
+
+
+def write_export(job, state, directory):
+  """The Hugging Face directory of a run, read back and compared."""
+  params = step.merge(state.trainable, state.frozen)
+  labels = job.data.context.labels if job.data.context.label_type == "single" else ()
+  export.export(
+    directory,
+    source_config=job.base.config,
+    family=job.base.family,
+    arch=job.base.arch,
+    head=job.network.head,
+    params=params,
+    tokenizer=job.base.tokenizer,
+    chat_template=job.data.context.chat_template,
+    stop_ids=stop_ids(job) if job.config.task == "chat" else [],
+    labels=labels,
+    dtype=job.config.export.dtype,
+    generation_config=None,
+  )

@@ -1,0 +1,116 @@
+"""What a run is made of, built from the config once and then only read."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxsft import checkpoint, log, models, optim, prepare, pretrained, step
+from jaxsft import config as config_lib
+from jaxsft.compiled import Compiled
+from jaxsft.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Everything but the state; `train.finetune` says what is built when."""
+
+  config: config_lib.Config
+  mesh: jax.sharding.Mesh
+  base: pretrained.Pretrained
+  data: prepare.Prepared
+  network: models.Network
+  chosen: frozenset
+  """Paths of the parameters that train."""
+  tx: Any
+  """optax transformation to a direction."""
+  schedule: Any
+  """Update index -> learning rate."""
+  train_step: Compiled
+  eval_step: Compiled
+  logger: log.Log
+  checkpoints: checkpoint.Checkpoints
+  metric: str
+  mode: str
+  """"max" or "min"."""
+
+  @property
+  def classes(self):
+    """Number of classes; None where targets are tokens or numbers."""
+    labels = self.data.context.labels
+    return len(labels) if labels and self.data.context.label_type == "single" else None
+
+
+def best_by(config, data):
+  """(metric, "max" or "min") by which the best parameters are chosen."""
+  task, wanted = data.task, config.evaluate
+  default = task.DEFAULT_METRIC
+  if isinstance(default, dict):
+    default = default[config.data.label_type]
+  metric = wanted.metric or default
+  if metric not in task.METRICS and wanted.mode is None:
+    raise UsageError(
+      f"config.evaluate.metric: task {config.task!r} has no metric {metric!r}, expected one "
+      f"of {', '.join(task.METRICS)}"
+    )
+  return metric, wanted.mode or task.METRICS[metric]
+
+
+def make_network(config, base, data):
+  """The base's architecture with the task's head and the config's ways of computing it."""
+  model = config.model
+  network = base.network(
+    config.task,
+    data.context.labels,
+    dtype=model.dtype,
+    remat=model.remat,
+    unroll=model.unroll,
+    attention=model.attention,
+  )
+  if model.dropout is not None:
+    network = models.with_dropout(network, model.dropout)
+  return network
+
+
+def make_rule(settings, trainable, total):
+  """(optax transformation, schedule) of a config's `optim` group."""
+  schedule = optim.make_schedule(
+    settings.schedule,
+    peak_lr=settings.peak_lr,
+    end_lr=settings.end_lr,
+    warmup=settings.warmup,
+    decay=settings.decay,
+    total=total,
+  )
+  tx = optim.make_transformation(
+    settings.name,
+    b1=settings.b1,
+    b2=settings.b2,
+    eps=settings.eps,
+    weight_decay=settings.weight_decay,
+    params=trainable,
+  )
+  return tx, schedule
+
+
+def make_train_step(config, task, network, tx, schedule):
+  """Compiled (state, batch) -> (state, metrics); the state's memory is reused."""
+  one = partial(
+    step.train_step,
+    loss=lambda params, batch, key: task.loss(network, params, batch, config.loss, key),
+    tx=tx,
+    schedule=schedule,
+    penalty=(config.optim.penalty, config.optim.penalty_weight),
+    clip=config.optim.clip,
+    seed=config.seed,
+  )
+  return Compiled(one, donate_argnums=0)
+
+
+def resumable(config):
+  """The settings that a resumed run must share with the one it goes on from."""
+  values = config_lib.to_dict(config)
+  for group in ("log", "checkpoint", "export", "mesh", "evaluate"):
+    del values[group]
+  return values

@@ -1,0 +1,112 @@
+"""Answers for rows without labels.
+
+  python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
+                           [--columns='{"text": "review"}'] [--batch_size=64]
+
+Writes one JSON object a row, in the order of the rows: its id and what the model says.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import jax
+
+from jaxsft import command, config_values, evaluate, pretrained, sharding, start
+from jaxsft.data import fetch, order, read, store
+from jaxsft.errors import JaxsftError
+from jaxsft.tasks import TASKS
+
+
+def predict(model, rows, batch_size=64):
+  """What the task decodes for each of `rows` (dicts with the task's fields), in their order.
+
+  Raises JaxsftError for a row without text, and for models that generate.
+  """
+  named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
+  return [answer for _, answer in _predict(model, named, batch_size)]
+
+
+def _predict(model, rows, batch_size):
+  """(row, answer) for every row."""
+  if model.base.task != "classify":
+    raise JaxsftError(
+      f"the model is a {model.base.config['architectures'][0]}, which answers with text; "
+      "use python -m jaxsft.generate"
+    )
+  task = TASKS[model.base.task]
+  unlabelled = []
+  for row in rows:
+    if not str(row.fields.get("text", "")).strip():
+      raise JaxsftError(
+        f"{row.where}: has no text, found the fields {', '.join(row.fields)}; name the "
+        "column with --columns='{\"text\": …}'"
+      )
+    fields = {k: v for k, v in row.fields.items() if k in ("text", "text_pair")}
+    unlabelled.append(row._replace(fields=fields))
+  with tempfile.TemporaryDirectory(prefix="jaxsft-") as directory:
+    encoded = ((row.id, task.encode(row, model.context).example) for row in unlabelled)
+    examples = store.build(encoded, {"rows": "to predict"}, pathlib.Path(directory))
+    outputs = _outputs(model, task, examples, batch_size)
+  for i, row in enumerate(rows):
+    one = {name: values[i] for name, values in outputs.items()}
+    yield row, task.decode(one, model.context)
+
+
+def _outputs(model, task, examples, batch_size):
+  """What the network says of every example, in their order."""
+  mesh = sharding.make_mesh()
+  plan = order.plan_evaluation(
+    examples.lengths,
+    batch_size=batch_size,
+    batch_unit="examples",
+    packing="pack",
+    max_length=int(examples.lengths.max()),
+    row_multiple=sharding.row_shards(mesh),
+  )
+  params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
+  step = evaluate.make_predict_step(model.network, task, mesh)
+  return evaluate.measure(step, params, examples, plan, mesh)[1]
+
+
+def main(argv):
+  flags = {
+    "model": "",
+    "data": "",
+    "out": "",
+    "columns": None,
+    "batch_size": 64,
+    "sha256": None,
+  }
+  _, flags = command.parse(argv, flags, needs_config=False)
+  start.quiet()
+  columns = flags["columns"] and config_values.parse(
+    flags["columns"], dict[str, str | int], "--columns"
+  )
+  path = fetch.resolve(flags["data"], None)
+  rows = list(
+    read.read_rows(
+      path, format="auto", encoding="utf-8", header=None, quoting=True, columns=columns, id=None
+    )
+  )
+  model = pretrained.load(flags["model"], flags["sha256"])
+  out = pathlib.Path(flags["out"])
+  temporary = out.with_name(f".{out.name}.{os.getpid()}")
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      for row, answer in _predict(model, rows, flags["batch_size"]):
+        file.write(
+          json.dumps({"id": row.id, **row.fields, **answer}, ensure_ascii=False) + "\n"
+        )
+    os.replace(temporary, out)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise JaxsftError(
+      f"{out}: cannot be written: {error.strerror}; choose another --out"
+    ) from None
+  print(f"{len(rows)} predictions in {out}")
+
+
+if __name__ == "__main__":
+  command.run(main)

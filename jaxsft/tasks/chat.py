@@ -1,0 +1,111 @@
+"""Answers in a conversation: causal language modelling on what the assistant says.
+
+Rows have `messages`, or `prompt` and `completion`. The targets are shifted here and nowhere
+else.
+"""
+
+import math
+
+import numpy as np
+
+from jaxsft import tasks
+from jaxsft.data import chat
+from jaxsft.data import messages as conversations
+from jaxsft.errors import JaxsftError
+from jaxsft.models import heads
+
+FIELDS = ()  # messages, or prompt and completion: `encode` says what a row lacks
+METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
+DEFAULT_METRIC = "loss"
+
+
+def encode(row, context):
+  """Encoded example of one conversation, with inputs, targets and weights born together:
+
+     text      <user> Hi <end> <assistant> Yes . <end>
+     tokens      10   11   2       12      13  4   2      supervised: 13 4 2
+     inputs      10   11   2       12      13  4          [T] int32
+     targets     11    2  12       13       4  2          [T] int32
+     weights      0    0   0        1       1  1          [T] float32
+
+  What is longer than context.max_length (T counts) is an error, left out, or loses its
+  oldest exchanges, by context.too_long; an answer is never cut. Raises JaxsftError with the
+  row's place for messages or templates that cannot be trained on.
+  """
+  try:
+    return _encode(row, context)
+  except JaxsftError as error:
+    raise JaxsftError(f"{row.where}: {error}") from error
+
+
+def _encode(row, context):
+  messages = conversations.conversation(row.fields, context.train_on)
+  tools = row.fields.get("tools") or None
+  rendered, tokens = _tokens(messages, tools, context)
+  length, note = len(tokens.ids) - 1, None
+  if length > context.max_length and context.too_long == "error":
+    raise JaxsftError(
+      f"{length} tokens, the limit is {context.max_length}; raise config.data.max_length, "
+      "or set config.data.too_long to 'truncate' or 'drop'"
+    )
+  if length > context.max_length and context.too_long == "truncate":
+    note = "truncated"
+    for rest in conversations.shorter(messages):
+      rendered, tokens = _tokens(rest, tools, context)
+      if len(tokens.ids) - 1 <= context.max_length:
+        break
+  spans = [(start, end) for start, end, _ in rendered.spans]
+  if len(tokens.ids) - 1 > context.max_length:
+    return tasks.Encoded(None, "dropped: too long", rendered.text, spans, frozenset())
+  example = {
+    "inputs": tokens.ids[:-1],
+    "targets": tokens.ids[1:],
+    "weights": tokens.supervised[1:].astype(np.float32),
+  }
+  return tasks.Encoded(example, note, rendered.text, spans, tokens.stop_ids)
+
+
+def _tokens(messages, tools, context):
+  template, tokenizer = context.chat_template, context.tokenizer
+  rendered = chat.render(messages, tokenizer, template, tools)
+  return rendered, chat.tokenize(rendered, tokenizer, template)
+
+
+def loss(network, params, batch, options, key=None):
+  """Sums of the cross-entropy and of the right tokens over the supervised tokens.
+
+  batch: token keys [R,T]. options: label_smoothing, z_loss and chunk. Without a key, in
+  evaluation, it is the plain cross-entropy, so that exp(loss) is the perplexity.
+  """
+  training = key is not None
+  sums = heads.cross_entropy(
+    network.hidden(params, batch, key),
+    network.output_kernel(params),
+    batch["targets"],
+    batch["weights"],
+    bias=None,
+    softcap=None,
+    label_smoothing=options.label_smoothing if training else 0.0,
+    z_loss=options.z_loss if training else 0.0,
+    chunk=options.chunk,
+  )
+  return {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
+
+
+def predict(network, params, batch):
+  """Nothing: answers are generated, see generate.py."""
+  return {}
+
+
+def decode(outputs, context):
+  """Nothing to decode."""
+  return {}
+
+
+def metrics(means, outputs, labels, context):
+  """Final numbers: the means over all held-out tokens, and the perplexity exp(loss)."""
+  return {
+    "loss": means["loss"],
+    "perplexity": math.exp(min(means["loss"], 700.0)),  # finite in a float
+    "token_accuracy": means["token_accuracy"],
+  }

@@ -1,0 +1,203 @@
+"""Fine-tunes a pretrained model on rows of your own.
+
+  python -m jaxsft.train --config=configs/x.py [--config.a.b=v …] [--workdir=runs/x]
+                         [--print_config] [--multihost=auto]
+
+Run again with the same --workdir to go on where it stopped. Exit codes: 0 done, 1 an error
+with a sentence, 2 wrong usage, 3 stopped by SIGTERM after saving.
+"""
+
+import dataclasses
+import pathlib
+import time
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxsft import (
+  checkpoint,
+  command,
+  evaluate,
+  finish,
+  log,
+  prepare,
+  pretrained,
+  sharding,
+  start,
+  step,
+)
+from jaxsft import config as config_lib
+from jaxsft import job as jobs
+from jaxsft.data import feed
+from jaxsft.errors import Preempted
+from jaxsft.tuning import select
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished run."""
+
+  directory: pathlib.Path
+  result: dict[str, Any]
+  """What result.json holds: final and best metrics, steps, tokens, seconds, memory."""
+
+  @property
+  def export(self):
+    """The exported Hugging Face directory."""
+    return self.directory / "export"
+
+
+def main(argv):
+  flags = {"workdir": None, "print_config": False, "multihost": None}
+  config, flags = command.parse(argv, flags)
+  if flags["print_config"]:
+    print("\n".join(config_lib.describe(config)))
+    return
+  if flags["multihost"]:
+    start.multihost(flags["multihost"])
+  finetune(config, flags["workdir"])
+
+
+def finetune(config, workdir=None):
+  """Trains, evaluates, saves and exports; returns a `Run`. workdir None: runs/TASK-DATE."""
+  began = time.monotonic()
+  config_lib.check(config)
+  start.quiet()
+  start.compilation_cache()
+  workdir = pathlib.Path(workdir or f"runs/{config.task}-{time.strftime('%Y%m%d-%H%M%S')}")
+  mesh = start.mesh_of(config.mesh)
+
+  # 1. The checkpoint's description, and the rows as examples on disk, in their order.
+  base = pretrained.open_pretrained(
+    config.model.path, config.model.sha256, config.model.revision
+  )
+  data = prepare.prepare(config, base, mesh)
+  metric, mode = jobs.best_by(config, data)
+
+  # 2. The network and which of its leaves train: shapes only, no memory yet.
+  network = jobs.make_network(config, base, data)
+  shapes = network.shapes()
+  chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
+
+  # 3. The update rule, over the planned number of updates.
+  tx, schedule = jobs.make_rule(
+    config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
+  )
+  report = prepare.report(data, shapes, chosen, schedule)
+
+  with (
+    jax.set_mesh(mesh),
+    log.Log(workdir, config.log, data.plan.num_steps) as logger,
+    checkpoint.Checkpoints(workdir, config.checkpoint.keep, logger.say) as checkpoints,
+    start.Preemption() as preemption,
+  ):
+    logger.preflight(config_lib.to_dict(config), report)
+    train_step = jobs.make_train_step(config, data.task, network, tx, schedule)
+    eval_step = evaluate.make_eval_step(network, data.task, config.loss, mesh)
+    job = jobs.Job(
+      config, mesh, base, data, network, frozenset(chosen), tx, schedule, train_step,
+      eval_step, logger, checkpoints, metric, mode,
+    )  # fmt: skip
+
+    # 4. The state: this run's checkpoint, or the pretrained weights, or (new heads) random.
+    state, loop = make_state(job)
+    finish.show_samples(job, state, "before training")
+
+    # 5. The updates, with evaluations and checkpoints between them.
+    state, loop = train(job, state, loop, preemption)
+
+    # 6. The best parameters, exported and checked, and what became of it all.
+    result = finish.finish(job, state, loop, time.monotonic() - began)
+  return Run(workdir, result)
+
+
+def make_state(job):
+  """(state, loop) at the first update to do; `loop` is what the host has to remember."""
+  config, checkpoints = job.config, job.checkpoints
+  shapes = jax.eval_shape(
+    partial(step.init_state, tx=job.tx), *select.split(job.network.shapes(), job.chosen)
+  )
+  places = sharding.shardings_for(shapes, job.mesh)
+  hashes = {
+    "config": jobs.resumable(config),
+    "data": job.data.plan.digest(job.data.train.store.fingerprint),
+    "weights": job.base.identity(),
+  }
+  new_head = config.task == "classify" and job.base.labels != job.data.context.labels
+  load = partial(pretrained.load_params, job.base, job.network, job.mesh, new_head, config.seed)
+  latest = checkpoints.latest()
+  if latest is not None:
+    abstract = jax.tree.map(
+      lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
+    )
+    saved, loop = checkpoints.restore(latest, finish.saved_part(abstract))
+    checkpoint.check_loop(loop, hashes)
+    frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
+    job.logger.say(f"going on after update {latest}")
+    return step.TrainState(**saved, frozen=frozen), loop
+  params, new = load()
+  if new:
+    job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
+  make = jax.jit(
+    partial(step.init_state, tx=job.tx), out_shardings=places, donate_argnums=(0, 1)
+  )
+  state = make(*select.split(params, job.chosen))
+  loop = {"hashes": hashes, "best": None, "stale": 0, "stopped": False}
+  return state, loop | {"tokens": 0, "examples": 0}
+
+
+def batches(job, first):
+  """Device batches of the updates from `first` on."""
+  store, plan = job.data.train.store, job.data.plan
+  index, count, accumulate = jax.process_index(), jax.process_count(), job.config.accumulate
+
+  def make(number):
+    _, row_length, segments = plan.shape(number)
+    batch = feed.batch(
+      store,
+      feed.rows_of_process(plan.batch(number), index, count, accumulate),
+      row_length=row_length,
+      segments=segments,
+      accumulate=accumulate,
+      weighting=job.config.loss.weighting,
+    )
+    feed.validate(batch, job.network.arch.vocab, job.base.limit, job.classes, store.ids)
+    del batch["example_ids"]
+    return batch
+
+  hosts = feed.batches(make, first, plan.num_steps, job.config.data.prefetch)
+  return sharding.put_batches(hosts, job.mesh, row_axis=1)
+
+
+def train(job, state, loop, preemption):
+  """(state, loop) after the last update, or after the last that improved enough."""
+  config, total = job.config, job.data.plan.num_steps
+  due = lambda done, every: done == total or (every and done % every == 0)
+  lengths, plan = job.data.train.store.lengths, job.data.plan
+  first = int(state.step)
+  job.logger.start(first, (job.train_step, job.eval_step))
+  if loop["stopped"]:
+    return state, loop
+  for number, batch in enumerate(batches(job, first), start=first):
+    state, metrics = job.train_step(state, batch)
+    done, examples = number + 1, plan.examples(number)
+    loop["tokens"] += int(lengths[examples].sum())
+    loop["examples"] += len(examples)
+    job.logger.step(done, metrics, loop["tokens"], loop["examples"])
+    asked = preemption.asked(done)
+    if job.data.held_out is not None and due(done, config.evaluate.every):
+      loop = finish.evaluate_and_keep_best(job, state, loop, done)
+      loop["stopped"] = 0 < config.evaluate.patience <= loop["stale"]
+    if loop["stopped"] or asked or due(done, config.checkpoint.every):
+      job.checkpoints.save(done, finish.saved_part(state), loop)
+    if asked and done < total:
+      raise Preempted(f"stopped after update {done}, which is saved; run again to go on")
+    if loop["stopped"]:
+      job.logger.say(f"stopped early: no better {job.metric} in {loop['stale']} evaluations")
+      break
+  return state, loop
+
+
+if __name__ == "__main__":
+  command.run(main)
