@@ -1,0 +1,225 @@
+"""Rows of JSONL, JSON, CSV, TSV, Parquet, text and TFDS, each with its place and its id.
+
+Reading streams: one row at a time (a `.json` list is held whole), files in the order of
+their names. A row is what the user wrote; `clean.py` decides which rows stay.
+"""
+
+import codecs
+import difflib
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxsft.data import formats
+from jaxsft.errors import JaxsftError, UsageError
+
+SUFFIXES = {
+  ".jsonl": "jsonl",
+  ".ndjson": "jsonl",
+  ".json": "json",
+  ".csv": "csv",
+  ".tsv": "tsv",
+  ".tab": "tsv",
+  ".parquet": "parquet",
+  ".txt": "text",
+}
+TEXT_FORMATS = {"jsonl": formats.jsonl, "json": formats.json_list, "text": formats.text}
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text", "tfds")
+
+
+class Row(NamedTuple):
+  """One row as the user wrote it."""
+
+  id: str
+  where: str
+  """"file:line", lines from 1; Parquet: rows from 1; TFDS: the id that TFDS gives."""
+  fields: dict[str, Any]
+
+
+def read_rows(
+  path: Path | str,
+  *,
+  format: str,
+  encoding: str,
+  header: bool | None,
+  quoting: bool,
+  columns: Mapping[str, str | int] | None,
+  id: str | None,
+  data_dir: str | None = None,
+) -> Iterator[Row]:
+  """The rows of a file, a glob, or `tfds:NAME/SPLIT`; the settings are those of `Data`.
+
+  `columns` maps a field to a column's name or position; a column that is not mapped keeps
+  its name (its position, "0", "1" …, where there is no header), and a mapped field hides a
+  column of the same name. Ids are "filename:line" or the field `id` as text; the same id
+  twice is an error (only ids from a field are remembered, so memory stays constant without).
+  Blank lines are no rows, except in `text`. `data_dir` is where TFDS keeps its data.
+  Raises JaxsftError with file:line, UsageError for settings that do not fit.
+  """
+  name = str(path)
+  if format != "auto" and format not in FORMATS:
+    raise UsageError(f"data.format is {format!r}{near(format, FORMATS)}")
+  tfds = name.startswith("tfds:")
+  if tfds != (format == "tfds") and (not tfds or format != "auto"):
+    raise UsageError(
+      f"data.format is {format!r} but data.path is {name!r}; a TFDS data set is named "
+      "tfds:NAME/SPLIT, with data.format 'auto' or 'tfds'"
+    )
+  columns = dict(columns or {})
+  if tfds:
+    sources = [(name, "", partial(formats.tfds, name, data_dir))]
+  else:
+    try:
+      codecs.lookup(encoding)
+    except LookupError:
+      raise UsageError(
+        f"data.encoding is {encoding!r}, which Python does not know; try utf-8, latin-1, "
+        "cp1252 or gb18030"
+      ) from None
+    sources = []
+    for file, short in _files(name):
+      kind = _format_of(file, format)
+      read = _reader(kind, file, encoding, header, quoting, columns)
+      sources.append((file, short, read))
+  return _rows(sources, columns, id)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+  """How an error ends that names an unknown thing: the known ones, the nearest first."""
+  names = list(names)
+  close = difflib.get_close_matches(name, names, 3, 0.6)
+  shown = close + [other for other in names if other not in close][: 12 - len(close)]
+  more = ", …" if len(names) > len(shown) else ""
+  hint = f"; did you mean {close[0]!r}?" if close else ""
+  return f"{hint} (there is {', '.join(shown)}{more})" if names else ""
+
+
+def _rows(
+  sources: list[tuple[str, str, Callable[[], Iterator[formats.Record]]]],
+  columns: dict[str, str | int],
+  id: str | None,
+) -> Iterator[Row]:
+  places: dict[str, str] = {}
+  for file, short, read in sources:
+    names: dict[str, str] | None = None
+    for number, place, record in read():
+      where = f"{file}:{place}"
+      if names is None:
+        names = _by_name(columns, list(record), where)
+      fields = _map(record, names, where)
+      if id is None:
+        yield Row(f"{short}:{number}" if short else str(number), where, fields)
+        continue
+      key = _identify(fields, id, where)
+      if key in places:
+        raise JaxsftError(
+          f"{where}: the id {key!r} (field {id!r}) stands at {places[key]} already; ids "
+          "decide what is held out: make them different, or set data.id to another field or "
+          "to None (file:line)"
+        )
+      places[key] = where
+      yield Row(key, where, fields)
+    if names is None:
+      raise JaxsftError(
+        f"{file} holds no rows; check that data.path names the right file and that it was "
+        "written completely"
+      )
+
+
+def _by_name(columns: dict, found: list[str], where: str) -> dict[str, str]:
+  """`columns` with positions replaced by the names of the columns found there."""
+  names = {}
+  for field, column in columns.items():
+    if isinstance(column, int) and not 0 <= column < len(found):
+      raise JaxsftError(
+        f"{where}: no column {column}, which data.columns gives for {field!r}: there are "
+        f"{len(found)}, counted from 0; correct data.columns, or data.format if the fields "
+        "are not told apart"
+      )
+    names[field] = found[column] if isinstance(column, int) else column
+  return names
+
+
+def _map(record: dict[str, Any], names: dict[str, str], where: str) -> dict[str, Any]:
+  if not names:
+    return record
+  for field, column in names.items():
+    if column not in record:
+      raise JaxsftError(
+        f"{where}: no column {column!r}, which data.columns gives for {field!r}"
+        f"{near(column, record)}; correct data.columns"
+      )
+  fields = {field: record[column] for field, column in names.items()}
+  taken = {*names, *names.values()}
+  return fields | {name: value for name, value in record.items() if name not in taken}
+
+
+def _identify(fields: dict[str, Any], id: str, where: str) -> str:
+  if id not in fields:
+    raise JaxsftError(
+      f"{where}: no field {id!r}, which data.id names{near(id, fields)}; correct data.id"
+    )
+  value = fields[id]
+  if value is None or isinstance(value, list | dict) or not str(value).strip():
+    raise JaxsftError(
+      f"{where}: the id (field {id!r}, data.id) is {value!r}; give every row an id, or set "
+      "data.id to None (file:line)"
+    )
+  return str(value)
+
+
+def _files(name: str) -> list[tuple[str, str]]:
+  """(path as given, short name for ids) of a file or of all files of a glob, sorted."""
+  if os.path.isfile(name):
+    return [(name, os.path.basename(name))]
+  found = []
+  if not os.path.exists(name) and glob.has_magic(name):
+    found = sorted(f for f in glob.glob(name, recursive=True) if os.path.isfile(f))
+  if not found:
+    what = "is a directory" if os.path.isdir(name) else "names no file"
+    raise JaxsftError(
+      f"data.path: {name} {what}; give a file, or a glob such as "
+      f"{os.path.join(name if os.path.isdir(name) else 'rows', '*.jsonl')}"
+    )
+  # Two files of the same name in two directories must not share their ids.
+  root = name[: re.search(r"[*?\[]", name).start()].rpartition("/")[0]
+  return [(file, os.path.relpath(file, root or ".")) for file in found]
+
+
+def _format_of(file: str, format: str) -> str:
+  if format != "auto":
+    return format
+  suffix = Path(file.removesuffix(".gz")).suffix.lower()
+  if suffix not in SUFFIXES:
+    raise UsageError(
+      f"data.format is 'auto', but the suffix {suffix!r} of {file} does not tell a format; "
+      f"set data.format to one of {', '.join(FORMATS)}"
+    )
+  return SUFFIXES[suffix]
+
+
+def _reader(kind, file, encoding, header, quoting, columns) -> Callable:
+  """The generator function of one file, with its settings filled in."""
+  positions = [field for field, column in columns.items() if isinstance(column, int)]
+  if kind in ("csv", "tsv"):
+    if header is None:
+      header = not positions
+    if not header and len(positions) < len(columns):
+      raise UsageError(
+        "data.columns gives names, but there is no line that names the columns "
+        f"(data.header={header}); give positions, counted from 0"
+      )
+    delimiter = "," if kind == "csv" else "\t"
+    return partial(formats.delimited, file, encoding, delimiter, header, quoting)
+  if positions:
+    raise UsageError(
+      f"data.columns gives a position for {positions[0]!r}, but {file} is {kind}: positions "
+      "are for CSV and TSV; give the column's name"
+    )
+  if kind == "parquet":
+    return partial(formats.parquet, file)
+  return partial(TEXT_FORMATS[kind], file, encoding)
