@@ -15,6 +15,7 @@ one that was damaged later; its files' hashes tell.
 import contextlib
 import functools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -129,12 +130,13 @@ class Checkpoints:
     temporary = target.with_name(f"tmp-{target.name}")
     what = f"step {target.name} in {target.parent}"
     try:
-      leaves = _by_name(tree)
+      leaves = manifest.by_name(tree)
       described, bad = manifest.describe(leaves)
       if bad:  # a checkpoint is a place to go back to
         raise JaxsftError(f"found NaN or infinity in {bad[0]} ({len(bad)} leaves in all)")
       _first(lambda: _make_empty(temporary))
-      self._orbax.save(temporary / "arrays", _nested(_with_bytes(leaves)))
+      with _quiet():
+        self._orbax.save(temporary / "arrays", manifest.nested(_with_bytes(leaves)))
       self._read_back(temporary / "arrays", leaves, described)
       _first(lambda: _commit(temporary, target, note, described))
       self._problems[target] = None
@@ -162,7 +164,7 @@ class Checkpoints:
     """Reads the leaves of `wanted` (name -> shape, dtype, sharding) as a nested dict."""
     import orbax.checkpoint as ocp
 
-    tree = _nested({name: _abstract(leaf) for name, leaf in wanted.items()})
+    tree = manifest.nested({name: _abstract(leaf) for name, leaf in wanted.items()})
     how = ocp.checkpoint_utils.construct_restore_args(tree)
     args = ocp.args.PyTreeRestore(item=tree, restore_args=how, partial_restore=True)
     return self._orbax.restore(arrays, args=args)
@@ -176,8 +178,8 @@ class Checkpoints:
         f"there: {known}; leave the step out to take the newest whole one"
       )
     saved = manifest.read(directory)
-    wanted = _by_name(abstract)
-    _check_leaves(saved, wanted, directory)
+    wanted = manifest.by_name(abstract)
+    manifest.check_leaves(directory, wanted)
     found = _flat(self._load(directory / "arrays", _with_bytes(wanted)))
     for name, leaf in wanted.items():
       if name not in found:  # orbax keeps no arrays without elements
@@ -241,27 +243,43 @@ def check_loop(saved: dict, current: dict) -> None:
   """Compares `saved["hashes"]` with `current`: "config", "data", "weights" -> a hash.
 
   A value may also be a dict, e.g. of settings; then the keys that differ are named. Raises
-  JaxsftError for the first run that is not the saved one.
+  JaxsftError where this is not the run that was saved.
   """
-  hashes = saved.get("hashes", {})
+  hashes, current = saved.get("hashes", {}), _listed(current)
   differing = [key for key in MEANING if hashes.get(key) != current.get(key)]
   if not differing:
     return
   parts = [MEANING[k] + _changes(hashes.get(k), current.get(k)) for k in differing]
   raise JaxsftError(
-    f"the checkpoint was made with other inputs; {' and '.join(parts)} differ, so going on "
-    "would be neither the old run nor a new one: choose a new --workdir, or restore what "
-    "the checkpoint was made with"
+    f"found a checkpoint of another run: {' and '.join(parts)} differ, so going on would be "
+    "neither the old run nor a new one; choose a new --workdir, or restore what the "
+    "checkpoint was made with"
   )
 
 
 def _changes(old, new):
   if not isinstance(old, dict) or not isinstance(new, dict):
     return ""
+  old, new = dict(_dotted(old)), dict(_dotted(new))
   keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
   shown = [f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in keys[:5]]
   more = f"; {len(keys) - 5} more" if len(keys) > 5 else ""
   return f" ({'; '.join(shown)}{more})"
+
+
+def _dotted(tree, prefix=""):
+  for key, value in tree.items():
+    if isinstance(value, dict) and value:
+      yield from _dotted(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def _listed(value):
+  """As JSON gives it back: tuples as lists."""
+  if isinstance(value, dict):
+    return {key: _listed(part) for key, part in value.items()}
+  return [_listed(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _first(action):
@@ -280,32 +298,8 @@ def _first(action):
     raise failure
 
 
-def _by_name(tree) -> manifest.Leaves:
-  """Leaves by path: dict keys, field names and indices as strings, so that optax's tuples
-  become plain names that another optax can still read."""
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  names = {
-    tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
-    for path, leaf in leaves
-  }
-  if len(names) != len(leaves) or () in names:
-    raise JaxsftError("found leaves without a name of their own, expected a dict of arrays")
-  for name, leaf in names.items():
-    if not hasattr(leaf, "sharding"):
-      raise JaxsftError(f"found {type(leaf).__name__} at {'/'.join(name)}, expected an array")
-  return names
-
-
 def _flat(tree):
-  return _by_name(tree) if tree else {}
-
-
-def _nested(leaves):
-  tree = {}
-  for name, leaf in leaves.items():
-    *parents, last = name
-    functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = leaf
-  return tree
+  return manifest.by_name(tree) if tree else {}
 
 
 def _with_bytes(leaves):
@@ -330,23 +324,6 @@ def _groups(leaves):
     yield group
 
 
-def _check_leaves(saved, wanted, directory):
-  names = {"/".join(name): leaf for name, leaf in wanted.items()}
-  where = f"the checkpoint {directory}"
-  advice = "use the settings that made it, or a new --workdir"
-  for name in saved:
-    if name not in names:
-      raise JaxsftError(f"found {name} in {where}, which this run does not have; {advice}")
-  for name, leaf in names.items():
-    if name not in saved:
-      raise JaxsftError(f"found no {name} in {where}, which this run needs; {advice}")
-    for key, expected in (("shape", list(leaf.shape)), ("dtype", str(leaf.dtype))):
-      if saved[name][key] != expected:
-        raise JaxsftError(
-          f"found {key} {saved[name][key]} of {name} in {where}, expected {expected}; {advice}"
-        )
-
-
 def _steps(directory):
   if not directory.is_dir():
     return []
@@ -367,7 +344,7 @@ def _commit(temporary, target, note, leaves):
   """Adds the host's files and gives the step its name."""
   path = temporary / NOTES[target.parent.name]
   path.write_text(json.dumps(note, allow_nan=False, indent=1))
-  if json.loads(path.read_text()) != note:
+  if json.loads(path.read_text()) != _listed(note):
     raise JaxsftError(f"found values in {path.name} that JSON does not keep: {note}")
   for file in filter(pathlib.Path.is_file, temporary.rglob("*")):
     manifest.sync(file)
@@ -375,7 +352,11 @@ def _commit(temporary, target, note, leaves):
   if target.exists():  # the same step again, after going back to an earlier one
     old = target.with_name(f"old-{target.name}")
     os.rename(target, old)
-    os.rename(temporary, target)
+    try:
+      os.rename(temporary, target)
+    except OSError:
+      os.rename(old, target)
+      raise
     shutil.rmtree(old)
   else:
     os.rename(temporary, target)
@@ -389,6 +370,20 @@ def _remove(directory):
   shutil.rmtree(doomed)
 
 
+@contextlib.contextmanager
+def _quiet():
+  """Keeps off the screen what orbax's threads log of an error that is raised here anyway."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 def _brief(error):
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+  """One line: tensorstore's messages repeat the file and end in pages of settings."""
+  line = " ".join(str(error).split()).split(" [tensorstore_spec=")[0] or "no message"
+  line = line if len(line) <= 300 else f"{line[:140]} … {line[-150:]}"
+  return f"{type(error).__name__}: {line}"

@@ -3,6 +3,7 @@
 A directory whose files match its manifest was finished and is as it was written.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -49,6 +50,31 @@ def checksum(x):
   return jnp.stack([*sums, bad])
 
 
+def by_name(tree: Any) -> Leaves:
+  """Leaves by path: dict keys, field names and indices as strings, so that optax's tuples
+  become plain names that another optax can still read."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  names = {
+    tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
+    for path, leaf in leaves
+  }
+  if len(names) != len(leaves) or () in names:
+    raise JaxsftError("found leaves without a name of their own, expected a dict of arrays")
+  for name, leaf in names.items():
+    if not hasattr(leaf, "sharding"):
+      raise JaxsftError(f"found {type(leaf).__name__} at {'/'.join(name)}, expected an array")
+  return names
+
+
+def nested(leaves: Leaves) -> dict:
+  """The nested dict of named leaves."""
+  tree = {}
+  for name, leaf in leaves.items():
+    *parents, last = name
+    functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = leaf
+  return tree
+
+
 def describe(leaves: Leaves) -> tuple[dict[str, dict], list[str]]:
   """Shape, dtype and checksum of every leaf by "/"-joined name, and who is not finite."""
   sums = {"/".join(name): checksum(leaf) for name, leaf in leaves.items()}
@@ -82,6 +108,25 @@ def write(directory: pathlib.Path, step: int, leaves: dict[str, dict]) -> None:
 def read(directory: pathlib.Path) -> dict[str, dict]:
   """The leaves that the manifest lists."""
   return json.loads((directory / FILE).read_text())["leaves"]
+
+
+def check_leaves(directory: pathlib.Path, wanted: Leaves) -> None:
+  """Raises JaxsftError for the first name, shape or dtype that a directory has otherwise."""
+  saved = read(directory)
+  names = {"/".join(name): leaf for name, leaf in wanted.items()}
+  where = f"the checkpoint {directory}"
+  advice = "use the settings that made it, or a new --workdir"
+  for name in saved:
+    if name not in names:
+      raise JaxsftError(f"found {name} in {where}, which this run does not have; {advice}")
+  for name, leaf in names.items():
+    if name not in saved:
+      raise JaxsftError(f"found no {name} in {where}, which this run needs; {advice}")
+    for key, expected in (("shape", list(leaf.shape)), ("dtype", str(leaf.dtype))):
+      if saved[name][key] != expected:
+        raise JaxsftError(
+          f"found {key} {saved[name][key]} of {name} in {where}, expected {expected}; {advice}"
+        )
 
 
 def problem(directory: pathlib.Path) -> str | None:
