@@ -103,6 +103,10 @@ class Checkpoints:
     """The newest step whose files are as they were written; None: there is none."""
     return self._newest(self.directory, "checkpoint")
 
+  def loop(self, step: int) -> dict:
+    """The JSON dict that was saved with a step."""
+    return _note(self.directory / str(step))
+
   def best(self) -> dict | None:
     """What `save_best` was given with the best parameters; None: there are none."""
     step = self._newest(self.best_directory, "best parameters")

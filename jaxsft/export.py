@@ -1,9 +1,12 @@
 """A Hugging Face directory that everyone's tools load, written, read back and compared.
 
+  python -m jaxsft.export --run=runs/x --out=DIR [--dtype=bfloat16]
+
 What the four places that hold stop ids say (config.json, generation_config.json, the
 tokenizer, the template) is decided here, once, from what was supervised.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -17,9 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxsft import command, weights
 from jaxsft import tokenizer as tokenizer_lib
-from jaxsft import weights
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.weights import params as params_lib
 from jaxsft.weights import safetensors_files
 
@@ -286,3 +289,88 @@ def _replace(work: pathlib.Path, directory: pathlib.Path) -> None:
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
   path.write_text(text, encoding="utf-8")
+
+
+def write(base, network, params, directory, facts, dtype):
+  """`export` of a network's parameters beside the checkpoint that it came from.
+
+  base: pretrained.Pretrained. facts: finish.export_facts, how the run trained.
+  """
+  labels = facts["labels"] if facts["label_type"] == "single" else []
+  return export(
+    directory,
+    source_config=base.config,
+    family=base.family,
+    arch=base.arch,
+    head=network.head,
+    params=params,
+    tokenizer=base.tokenizer,
+    chat_template=facts["chat_template"],
+    stop_ids=facts["stop_ids"],
+    labels=labels,
+    dtype=dtype,
+    generation_config=base.generation,
+  )
+
+
+def save(model, directory, dtype="float32"):
+  """`export` of a pretrained.Model; returns the names of the files."""
+  from jaxsft import generate
+
+  facts = {
+    "labels": model.context.labels,
+    "label_type": model.context.label_type,
+    "chat_template": None,
+    "stop_ids": generate.stop_ids(model.base) if model.base.task == "chat" else [],
+  }
+  return write(model.base, model.network, model.params, directory, facts, dtype)
+
+
+def export_run(run, directory, dtype=None):
+  """`export` of a run's best parameters, or of its last where it evaluated nothing.
+
+  Raises JaxsftError where the run has saved neither.
+  """
+  from jaxsft import checkpoint, finish, job, pretrained, step
+  from jaxsft import config as config_lib
+  from jaxsft.tuning import select
+
+  run = pathlib.Path(run)
+  if not (run / "config.json").is_file():
+    raise JaxsftError(f"--run={run}: has no config.json, expected a run directory")
+  config = config_lib.from_dict(json.loads((run / "config.json").read_text("utf-8")))
+  base = pretrained.open_pretrained(
+    config.model.path, config.model.sha256, config.model.revision
+  )
+  with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
+    best, latest = checkpoints.best(), checkpoints.latest()
+    if best is None and latest is None:
+      raise JaxsftError(f"--run={run}: has saved no parameters yet; let it reach a checkpoint")
+    facts = (best or checkpoints.loop(latest))["export"]
+    network = base.network(config.task, facts["labels"])
+    shapes = network.shapes()
+    chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
+    trainable, frozen = select.split(shapes, chosen)
+    if best is not None:
+      trainable, _ = checkpoints.restore_best(trainable)
+    else:
+      tx, _ = job.make_rule(config.optim, trainable, total=1)
+      state = jax.eval_shape(functools.partial(step.init_state, tx=tx), trainable, frozen)
+      trainable = checkpoints.restore(latest, finish.saved_part(state))[0]["trainable"]
+  if frozen:
+    frozen = select.split(pretrained.load_params(base, network)[0], chosen)[1]
+  params = step.merge(trainable, frozen)
+  return write(base, network, params, directory, facts, dtype or config.export.dtype)
+
+
+def main(argv):
+  flags = {"run": "", "out": "", "format": "hf", "dtype": None}
+  _, flags = command.parse(argv, flags, needs_config=False)
+  if flags["format"] != "hf":
+    raise UsageError(f"--format={flags['format']}: only hf is built so far")
+  files = export_run(flags["run"], flags["out"], flags["dtype"])
+  print(f"{flags['out']}: {', '.join(files)}")
+
+
+if __name__ == "__main__":
+  command.run(main)

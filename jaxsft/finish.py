@@ -47,9 +47,23 @@ def evaluate_and_keep_best(job, state, loop, done):
       return loop | {"stale": loop["stale"] + 1, "last": metrics}
     examples = predictions(job, outputs)
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
-    best["examples"] = examples
+    best |= {"examples": examples, "export": loop["export"]}
     job.checkpoints.save_best(state.trainable, best)
     return loop | {"stale": 0, "best": best, "last": metrics}
+
+
+def refuse_bad_updates(job, done):
+  """Raises JaxsftError after optim.max_bad_steps non-finite updates in a row.
+
+  Looks at the update before the one just dispatched, so that the device is never waited for.
+  """
+  last, limit = job.logger.last, job.config.optim.max_bad_steps
+  if last.get("bad", 0) >= limit:
+    raise JaxsftError(
+      f"the {limit} updates up to number {done - 1} were not finite (the last has loss "
+      f"{last['loss']} and gradient norm {last['grad_norm']}) and were skipped; lower "
+      "config.optim.peak_lr or look at the rows; the last checkpoint is finite"
+    )
 
 
 def predictions(job, outputs):
@@ -141,18 +155,16 @@ def finish(job, state, loop, seconds):
 def write_export(job, state, directory):
   """The Hugging Face directory of a run, read back and compared."""
   params = step.merge(state.trainable, state.frozen)
-  labels = job.data.context.labels if job.data.context.label_type == "single" else ()
-  export.export(
-    directory,
-    source_config=job.base.config,
-    family=job.base.family,
-    arch=job.base.arch,
-    head=job.network.head,
-    params=params,
-    tokenizer=job.base.tokenizer,
-    chat_template=job.data.context.chat_template,
-    stop_ids=stop_ids(job) if job.config.task == "chat" else [],
-    labels=labels,
-    dtype=job.config.export.dtype,
-    generation_config=None,
-  )
+  facts = export_facts(job)
+  export.write(job.base, job.network, params, directory, facts, job.config.export.dtype)
+
+
+def export_facts(job):
+  """What an export needs to know beside the weights; JSON, kept with every checkpoint."""
+  context, chat = job.data.context, job.config.task == "chat"
+  return {
+    "labels": list(context.labels),
+    "label_type": context.label_type,
+    "chat_template": context.chat_template,
+    "stop_ids": stop_ids(job) if chat else [],
+  }

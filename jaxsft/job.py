@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxsft import checkpoint, log, models, optim, prepare, pretrained, step
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
+from jaxsft.tuning import select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +116,18 @@ def resumable(config):
   for group in ("log", "checkpoint", "export", "mesh", "evaluate"):
     del values[group]
   return values
+
+
+def flops_per_token(network, shapes, chosen, lengths):
+  """Floating-point operations of one training token, as log.flops_per_token counts them."""
+  sizes = {}
+  for path, leaf in select.paths(shapes):
+    table = path == "embed/tokens/embedding" and network.head.kind == "lm" and network.tied
+    if path.endswith("kernel") or table:
+      sizes[path] = leaf.size
+  lengths = np.asarray(lengths, np.float64)
+  keys = float((lengths**2).sum() / lengths.sum()) * (0.5 if network.causal else 1.0)
+  arch = network.arch
+  width = arch.heads * getattr(arch, "head_dim", arch.width // arch.heads)
+  trainable = sum(size for path, size in sizes.items() if path in chosen)
+  return log.flops_per_token(sum(sizes.values()), trainable, arch.layers, width, keys)

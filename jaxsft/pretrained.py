@@ -58,6 +58,12 @@ class Pretrained:
     """Longest sequence in tokens."""
     return self.arch.max_positions
 
+  @property
+  def generation(self):
+    """generation_config.json as a dict; {} where there is none."""
+    file = self.path / "generation_config.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
   def network(self, task, labels=(), **settings):
     """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
     head = families.head_of(self.family, self.arch, HEADS[task], len(labels))

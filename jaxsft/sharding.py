@@ -63,7 +63,7 @@ def row_shards(mesh):
 
 
 def path_string(path):
-  """"layers/attn/q/kernel" of a jax key path."""
+  """ "layers/attn/q/kernel" of a jax key path."""
   part = lambda key: getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))
   return "/".join(str(part(key)) for key in path)
 
@@ -71,7 +71,8 @@ def path_string(path):
 def spec_for(path, shape, mesh):
   """PartitionSpec of one leaf: the first rule whose pattern ends `path` at a "/" boundary.
 
-  Scalars and factored moments are replicated. An axis whose size does not divide its dimension is left out.
+  Scalars and factored moments are replicated; an axis that does not divide its dimension
+  is left out.
   Raises JaxsftError when no rule matches or the rule has another rank.
   """
   if not shape or re.search(FACTORED, path):
@@ -86,7 +87,7 @@ def spec_for(path, shape, mesh):
 
 
 def shardings_for(tree, mesh):
-  """NamedSharding for every leaf of `tree` (arrays or shapes); moments match by their suffix."""
+  """NamedSharding of every leaf (arrays or shapes); moments match by their suffix."""
 
   def one(path, leaf):
     return NamedSharding(mesh, spec_for(path_string(path), leaf.shape, mesh))

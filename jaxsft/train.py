@@ -85,10 +85,11 @@ def finetune(config, workdir=None):
     config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
   )
   report = prepare.report(data, shapes, chosen, schedule)
+  flops = jobs.flops_per_token(network, shapes, chosen, data.train.store.lengths)
 
   with (
     jax.set_mesh(mesh),
-    log.Log(workdir, config.log, data.plan.num_steps) as logger,
+    log.Log(workdir, config.log, data.plan.num_steps, flops) as logger,
     checkpoint.Checkpoints(workdir, config.checkpoint.keep, logger.say) as checkpoints,
     start.Preemption() as preemption,
   ):
@@ -144,7 +145,7 @@ def make_state(job):
   )
   state = make(*select.split(params, job.chosen))
   loop = {"hashes": hashes, "best": None, "stale": 0, "stopped": False}
-  return state, loop | {"tokens": 0, "examples": 0}
+  return state, loop | {"tokens": 0, "examples": 0, "export": finish.export_facts(job)}
 
 
 def batches(job, first):
@@ -185,6 +186,7 @@ def train(job, state, loop, preemption):
     loop["tokens"] += int(lengths[examples].sum())
     loop["examples"] += len(examples)
     job.logger.step(done, metrics, loop["tokens"], loop["examples"])
+    finish.refuse_bad_updates(job, done)
     asked = preemption.asked(done)
     if job.data.held_out is not None and due(done, config.evaluate.every):
       loop = finish.evaluate_and_keep_best(job, state, loop, done)

@@ -78,7 +78,8 @@ def loss(network, params, batch, options, key=None):
   """Sums of the cross-entropy (or the squared error) over the labelled segments of a batch.
 
   batch: token keys [R,T], labels and label_weights [R,M]. Label smoothing mixes the target
-  with the uniform distribution (arXiv:1512.00567).
+  with the uniform distribution (arXiv:1512.00567). It and the z-loss belong to training: an
+  evaluation (key None) gives the plain cross-entropy.
   """
   logits = network.logits(params, batch, key)  # R M C
   labels, weights = batch["labels"], batch["label_weights"]
@@ -87,10 +88,10 @@ def loss(network, params, batch, options, key=None):
     return {"loss": (jnp.sum(error * weights), jnp.sum(weights))}
   log_p = jax.nn.log_softmax(logits)
   nll = -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
-  smooth = options.label_smoothing
+  smooth = 0.0 if key is None else options.label_smoothing
   if smooth:
     nll = (1 - smooth) * nll - smooth * jnp.mean(log_p, -1)
-  if options.z_loss:
+  if options.z_loss and key is not None:
     nll = nll + options.z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
   right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
   total = jnp.sum(weights)
