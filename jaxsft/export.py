@@ -60,37 +60,35 @@ def export(
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
   config |= _token_ids(config, tokenizer, stops)
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    prefix=f".{directory.name}.writing-", dir=directory.parent
-  ) as temporary:
-    work = pathlib.Path(temporary) / directory.name
-    work.mkdir()
-    try:
+  try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+      prefix=f".{directory.name}.writing-", dir=directory.parent
+    ) as temporary:
+      work = pathlib.Path(temporary) / directory.name
+      work.mkdir()
       _write_json(work / "config.json", config)
-      if head.kind == "lm":
-        ids = {k: config[k] for k in config if k in ("bos_token_id", "pad_token_id")}
-        generation = dict(generation_config or {}) | ids | {"eos_token_id": stops}
+      if stops:
+        generation = _generation(config, stops, generation_config or {})
         _write_json(work / "generation_config.json", generation)
       tokenizer_lib.save_tokenizer(
         tokenizer, work, chat_template=chat_template, max_length=arch.max_positions
       )
-    except OSError as error:
-      raise JaxsftError(
-        f"writing the export to {directory} failed ({error}); expected a disk that takes "
-        "it: check its space and permissions; nothing was left half-written"
-      ) from error
-    names = family.names(arch, head)
-    prefix = "" if head.kind == "none" else family.BASE_PREFIX
-    tensors = params_lib.export_tensors(
-      params, names, base_prefix=prefix, dtype=np.dtype(dtype)
-    )
-    weights.save_safetensors(work, tensors)
-    _compare(work, source_config, family, head, params)
-    _compare_tokenizer(work, tokenizer, chat_template, stops)
-    _write_json(work / MANIFEST, {"format": 1, "files": _hashes(work)})
-    files = sorted(path.name for path in work.iterdir())
-    _replace(work, directory)
+      prefix = "" if head.kind == "none" else family.BASE_PREFIX
+      tensors = params_lib.export_tensors(
+        params, family.names(arch, head), base_prefix=prefix, dtype=np.dtype(dtype)
+      )
+      weights.save_safetensors(work, tensors)
+      _compare(work, source_config, family, head, params)
+      _compare_tokenizer(work, tokenizer, chat_template, stops)
+      _write_json(work / MANIFEST, {"format": 1, "files": _hashes(work)})
+      files = sorted(path.name for path in work.iterdir())
+      _replace(work, directory)
+  except OSError as error:
+    raise JaxsftError(
+      f"writing the export to {directory} failed ({error}); expected a disk that takes "
+      "it: check its space and permissions; nothing was left half-written"
+    ) from error
   return files
 
 
@@ -196,6 +194,14 @@ def _token_ids(
   if stops:
     ids["eos_token_id"] = stops[0] if len(stops) == 1 else list(stops)
   return ids
+
+
+def _generation(
+  config: Mapping[str, Any], stops: Sequence[int], given: Mapping[str, Any]
+) -> dict[str, Any]:
+  """generation_config.json: the given sampling settings with the ids of `config`."""
+  ids = {k: config[k] for k in ("bos_token_id", "pad_token_id") if k in config}
+  return dict(given) | ids | {"eos_token_id": list(stops)}
 
 
 def _compare(

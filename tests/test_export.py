@@ -342,6 +342,13 @@ def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_place_where_nothing_can_be_written_is_explained(tmp_path):
+  network, params = make(bert, BERT, "sequence", 2)
+  (tmp_path / "file").write_text("mine")
+  with pytest.raises(JaxsftError, match=r"writing the export to .*file/out failed"):
+    export.export(tmp_path / "file/out", **settings(bert, BERT, network, params))
+
+
 def test_a_wrong_table_is_noticed_before_the_export_counts(tmp_path, monkeypatch):
   """Square matrices under swapped names: only their values can tell."""
   network, params = make(bert, BERT, "sequence", 2)
