@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, generate, step
+from jaxsft import evaluate, export, generate, step, weights
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 
@@ -153,10 +153,13 @@ def finish(job, state, loop, seconds):
 
 
 def write_export(job, state, directory):
-  """The Hugging Face directory of a run, read back and compared."""
+  """The Hugging Face directory of a run, read back and compared; process 0 writes it."""
   params = step.merge(state.trainable, state.frozen)
-  facts = export_facts(job)
-  export.write(job.base, job.network, params, directory, facts, job.config.export.dtype)
+  if jax.process_count() > 1:
+    params = jax.tree.map(weights.params.on_host, params)
+  if jax.process_index() == 0:
+    facts = export_facts(job)
+    export.write(job.base, job.network, params, directory, facts, job.config.export.dtype)
 
 
 def export_facts(job):

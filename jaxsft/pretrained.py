@@ -135,6 +135,11 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
     shardings=shardings,
   )
   new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
+  if new and network.head.kind == "lm":
+    raise JaxsftError(
+      f"{base.path}: has no tensor for {', '.join(new)} although config.json says "
+      "tie_word_embeddings=false; a language model's head is never drawn at random"
+    )
   if new:
     draw = lambda key: {p: weights.params.flatten(network.init(key))[p] for p in new}
     out = None

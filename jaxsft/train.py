@@ -30,7 +30,7 @@ from jaxsft import (
 from jaxsft import config as config_lib
 from jaxsft import job as jobs
 from jaxsft.data import feed
-from jaxsft.errors import Preempted
+from jaxsft.errors import JaxsftError, Preempted
 from jaxsft.tuning import select
 
 
@@ -129,14 +129,19 @@ def make_state(job):
   load = partial(pretrained.load_params, job.base, job.network, job.mesh, new_head, config.seed)
   latest = checkpoints.latest()
   if latest is not None:
+    checkpoint.check_loop(checkpoints.loop(latest), hashes)
     abstract = jax.tree.map(
       lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
     )
     saved, loop = checkpoints.restore(latest, finish.saved_part(abstract))
-    checkpoint.check_loop(loop, hashes)
     frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
     job.logger.say(f"going on after update {latest}")
     return step.TrainState(**saved, frozen=frozen), loop
+  if checkpoints.steps():
+    raise JaxsftError(
+      f"{checkpoints.directory}: every checkpoint of this run is damaged; choose a new "
+      "--workdir, or delete the directory to start over"
+    )
   params, new = load()
   if new:
     job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
@@ -192,7 +197,8 @@ def train(job, state, loop, preemption):
       loop = finish.evaluate_and_keep_best(job, state, loop, done)
       loop["stopped"] = 0 < config.evaluate.patience <= loop["stale"]
     if loop["stopped"] or asked or due(done, config.checkpoint.every):
-      job.checkpoints.save(done, finish.saved_part(state), loop)
+      with job.logger.pause():
+        job.checkpoints.save(done, finish.saved_part(state), loop)
     if asked and done < total:
       raise Preempted(f"stopped after update {done}, which is saved; run again to go on")
     if loop["stopped"]:
