@@ -117,6 +117,31 @@ def test_restart_in_data_of_several_windows(monkeypatch):
   assert len(plan.cache["orders"]) <= 2
 
 
+def test_epochs_of_several_windows_may_differ_in_updates(monkeypatch):
+  monkeypatch.setattr(order, "WINDOW", 8)
+  lengths = ragged(150)
+  plan = training(lengths, batch_unit="rows", batch_size=1, epochs=6)
+  each = [len(order._draw(plan, epoch)) for epoch in range(6)]
+  assert len(set(each)) > 1
+  assert plan.num_steps == sum(each)
+  assert training(lengths, batch_unit="rows", batch_size=1, epochs=2.5).num_steps == (
+    each[0] + each[1] + math.ceil(each[2] / 2)
+  )
+  assert [plan.epoch(sum(each[:e]) + d) for e in range(1, 6) for d in (-1, 0)] == [
+    e + d for e in range(1, 6) for d in (-1, 0)
+  ]
+  assert plan.summary()["tokens"] == 6 * lengths.sum()
+
+
+def test_packed_rows_are_shuffled():
+  lengths = ragged(300)
+  plan = training(lengths, batch_unit="rows", batch_size=1, epochs=1)
+  # packing puts the longest examples into the first rows
+  longest = [int(lengths[plan.examples(step)].max()) for step in range(plan.num_steps)]
+  assert longest != sorted(longest, reverse=True)
+  assert np.mean(longest[:20]) < np.mean(sorted(longest)[-20:])
+
+
 def test_epochs_and_seeds_draw_anew():
   for changes in ({}, {"batch_unit": "rows"}, {"packing": "buckets"}):
     lengths = ragged(64)
@@ -287,6 +312,21 @@ def test_evaluation_batches_hold_about_batch_size_examples():
   )
   assert 1000 / 40 <= plan.num_steps <= 1000 / 28
   assert plan.summary()["efficiency"] > 0.9
+
+
+def test_the_digest_sees_another_generator(monkeypatch):
+  """NumPy may change its permutations between versions; a resumed run must notice."""
+  one = training(ragged(40)).digest()
+  draw = order._permutation
+  monkeypatch.setattr(order, "_permutation", lambda *a: draw(*a)[::-1])
+  assert training(ragged(40)).digest() != one
+
+
+def test_part_of_an_epoch_in_the_summary():
+  lengths = ragged(100)
+  plan = training(lengths, epochs=1.5)
+  expected = lengths.sum() + sum(lengths[plan.examples(s)].sum() for s in range(13, 20))
+  assert plan.num_steps == 20 and plan.summary()["tokens"] == expected
 
 
 def test_the_digest_sees_what_decides_the_order():

@@ -110,6 +110,14 @@ def test_a_cut_file_raises(tmp_path, name):
     store.build(examples(), KEY, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["token.inputs.npy", "value.label.npy"])
+def test_a_file_of_another_store_raises(tmp_path, name):
+  built = store.build(examples(), KEY, tmp_path)
+  np.save(built.directory / name, np.zeros(3, np.int32))
+  with pytest.raises(JaxsftError, match="do not belong together"):
+    store.build(examples(), KEY, tmp_path)
+
+
 def test_a_lost_id_raises(tmp_path):
   built = store.build(examples(), KEY, tmp_path)
   file = built.directory / "ids.jsonl"
