@@ -22,6 +22,10 @@ class Compiled:
     """Shapes compiled so far."""
     return len(self._by_shape)
 
+  def trace(self, *args):
+    """The traced function, to be lowered by hand (as for another platform)."""
+    return self._jitted.trace(*args)
+
   def __call__(self, *args):
     key = tuple(sorted((name, x.shape, str(x.dtype)) for name, x in args[-1].items()))
     if key not in self._by_shape:

@@ -9,7 +9,6 @@ Writes one JSON object a row, in the order of the rows: its id and what the mode
 import json
 import os
 import pathlib
-import tempfile
 
 import jax
 
@@ -45,10 +44,8 @@ def _predict(model, rows, batch_size):
       )
     fields = {k: v for k, v in row.fields.items() if k in ("text", "text_pair")}
     unlabelled.append(row._replace(fields=fields))
-  with tempfile.TemporaryDirectory(prefix="jaxsft-") as directory:
-    encoded = ((row.id, task.encode(row, model.context).example) for row in unlabelled)
-    examples = store.build(encoded, {"rows": "to predict"}, pathlib.Path(directory))
-    outputs = _outputs(model, task, examples, batch_size)
+  encoded = ((row.id, task.encode(row, model.context).example) for row in unlabelled)
+  outputs = _outputs(model, task, store.in_memory(encoded), batch_size)
   for i, row in enumerate(rows):
     one = {name: values[i] for name, values in outputs.items()}
     yield row, task.decode(one, model.context)

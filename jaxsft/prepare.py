@@ -163,12 +163,14 @@ def _described(part, context):
   counted = {}
   if labels is not None and context.label_type == "single":
     counted = dict(collections.Counter(context.labels[i] for i in labels))
-  texts = [row.fields["text"] for row in part.rows if "text" in row.fields]
+  content = ("text", "text_pair", "messages", "prompt", "completion")
+  texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
   return audit.Examples(
     ids=part.store.ids,
     lengths=part.store.lengths,
     supervised=store.supervised(part.store),
     texts=texts,
+    unit="tokens" if labels is None else "labels",
     labels=counted,
     dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
     truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},

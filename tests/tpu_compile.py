@@ -1,0 +1,105 @@
+"""Compiles the real train step for TPU chips on a machine without one; run by test_tpu.py.
+
+  python tests/tpu_compile.py TASK TOPOLOGY DATA FSDP TENSOR DTYPE
+
+Prints a JSON object: bytes a chip needs, and what the program calls.
+"""
+
+import os
+
+os.environ.update(
+  JAX_PLATFORMS="cpu",
+  TPU_SKIP_MDS_QUERY="1",
+  TPU_WORKER_HOSTNAMES="localhost",
+  TPU_ACCELERATOR_TYPE="v5litepod-8",
+)
+
+import json
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from jaxsft import config, families, job, models, sharding, step, tasks
+
+BERT = {
+  "model_type": "bert",
+  "vocab_size": 30522,
+  "hidden_size": 384,
+  "num_hidden_layers": 6,
+  "num_attention_heads": 12,
+  "intermediate_size": 1536,
+  "max_position_embeddings": 512,
+  "type_vocab_size": 2,
+  "layer_norm_eps": 1e-12,
+  "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.1,
+  "attention_probs_dropout_prob": 0.0,  # splash attention has no dropout
+  "initializer_range": 0.02,
+}
+LLAMA = {
+  "model_type": "llama",
+  "vocab_size": 49152,
+  "hidden_size": 576,
+  "num_hidden_layers": 30,
+  "num_attention_heads": 9,
+  "num_key_value_heads": 3,
+  "head_dim": 64,
+  "intermediate_size": 1536,
+  "max_position_embeddings": 8192,
+  "rms_norm_eps": 1e-5,
+  "hidden_act": "silu",
+  "rope_theta": 1e5,
+  "tie_word_embeddings": True,
+  "initializer_range": 0.02,
+}
+
+
+def main(task, topology, data, fsdp, tensor, dtype):
+  found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+  sizes = config.Mesh(data=int(data), fsdp=int(fsdp), tensor=int(tensor))
+  mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=found.devices)
+  family, raw = (families.bert, BERT) if task == "classify" else (families.llama, LLAMA)
+  kind = "sequence" if task == "classify" else "lm"
+  arch = family.architecture(raw)
+  head = families.head_of(family, arch, kind, 2)
+  network = models.Network(arch, head, dtype=dtype, remat="dots")
+  settings = config.Config(task=task)
+  tx, schedule = job.make_rule(settings.optim, network.shapes(), 100)
+  compiled = job.make_train_step(settings, tasks.TASKS[task], network, tx, schedule)
+  shapes = jax.eval_shape(partial(step.init_state, tx=tx), network.shapes(), {})
+
+  def place(leaf, where):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+  state = jax.tree.map(place, shapes, sharding.shardings_for(shapes, mesh))
+  rows = 4 * sharding.row_shards(mesh)
+  token = ["inputs", "positions", "segments"]
+  token += ["token_types"] if task == "classify" else ["targets", "weights"]
+  batch = {name: jax.ShapeDtypeStruct((1, rows, 512), jnp.int32) for name in token}
+  if task == "classify":
+    batch["labels"] = jax.ShapeDtypeStruct((1, rows, 8), jnp.int32)
+    batch["label_weights"] = jax.ShapeDtypeStruct((1, rows, 8), jnp.float32)
+  else:
+    batch["weights"] = jax.ShapeDtypeStruct((1, rows, 512), jnp.float32)
+  batch = {k: place(x, sharding.batch_sharding(mesh, x.ndim, 1)) for k, x in batch.items()}
+  with jax.set_mesh(mesh):
+    lowered = compiled.trace(state, batch).lower(lowering_platforms=("tpu",))
+  program = lowered.compile()
+  memory = program.memory_analysis()
+  print(
+    json.dumps(
+      {
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "kernels": lowered.as_text().count("tpu_custom_call"),
+      }
+    )
+  )
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
