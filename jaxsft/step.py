@@ -17,9 +17,12 @@ from jaxsft import optim
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-  """Everything that an update changes or reads; arrays only."""
+  """Everything that an update changes or reads; arrays only.
 
-  step: jax.Array
+  The annotations say Any because trees of shapes and of shardings have this structure too.
+  """
+
+  step: Any
   """Updates done, int32 scalar; also the position in the data and in the schedule."""
   trainable: Any
   """Nested dict of the leaves that train, float32."""
@@ -27,9 +30,9 @@ class TrainState:
   """Nested dict of the leaves that do not."""
   opt_state: Any
   """optax state over `trainable`."""
-  skipped: jax.Array
+  skipped: Any
   """Updates skipped because they were not finite, int32 scalar."""
-  bad: jax.Array
+  bad: Any
   """Those in a row until now, int32 scalar."""
 
 
