@@ -87,6 +87,8 @@ def test_cache_serves_without_any_index(links):
   shutil.rmtree(links)
   assert fetch.resolve(name + "rows.txt", pin) == first
   assert fetch.resolve(name + "more.txt", pin).read_bytes() == b"more"  # same archive
+  next(first.parents[1].glob("*.archive")).write_bytes(b"")
+  assert fetch.resolve(name + "rows.txt", pin) == first  # nothing is unpacked again
   with pytest.raises(JaxsftError, match="could not be fetched"):  # same hash, other name
     fetch.resolve(name.replace("tiny-pack", "other-pack") + "rows.txt", pin)
 

@@ -27,7 +27,7 @@ TRUE = [
   "abs(rating) >= 0.5",
   "rating < 0",
   "-rating == 0.5",
-  "-1 < rating < 0",
+  "-1 < rating < 0 and not (1 < n < 5)",
   "rating == -0.50",
   "rating != 1",
   "m < 10",
