@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import checkpoint, log, models, optim, prepare, pretrained, step
+from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding, step
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
@@ -47,16 +47,16 @@ class Job:
 def best_by(config, data):
   """(metric, "max" or "min") by which the best parameters are chosen."""
   task, wanted = data.task, config.evaluate
-  default = task.DEFAULT_METRIC
+  metrics, default = task.METRICS, task.DEFAULT_METRIC
   if isinstance(default, dict):
-    default = default[config.data.label_type]
+    metrics, default = (x[config.data.label_type] for x in (metrics, default))
   metric = wanted.metric or default
-  if metric not in task.METRICS and wanted.mode is None:
+  if metric not in metrics:
     raise UsageError(
-      f"config.evaluate.metric: task {config.task!r} has no metric {metric!r}, expected one "
-      f"of {', '.join(task.METRICS)}"
+      f"config.evaluate.metric: task {config.task!r} has no metric {metric!r} for "
+      f"data.label_type={config.data.label_type!r}, expected one of {', '.join(metrics)}"
     )
-  return metric, wanted.mode or task.METRICS[metric]
+  return metric, wanted.mode or metrics[metric]
 
 
 def make_network(config, base, data):
@@ -107,7 +107,12 @@ def make_train_step(config, task, network, tx, schedule):
     clip=config.optim.clip,
     seed=config.seed,
   )
-  return Compiled(one, donate_argnums=0)
+
+  def update(state, batch):
+    state, metrics = one(state, batch)
+    return sharding.pin(state), metrics
+
+  return Compiled(update, donate_argnums=0)
 
 
 def resumable(config):

@@ -30,7 +30,9 @@ RULES = (
   (r"(pooler|head)/kernel", P(None, "fsdp")),  # out D
   (r"(pooler|head)/bias", P(None)),  # out
 )
-FACTORED = r"(^|/)(v_row|v_col|v)/"  # adafactor's sums over rows and columns are small
+# Adafactor's sums over rows and columns are small. "v/…/…" is a tree of them, while
+# "attn/v/kernel" is a projection.
+FACTORED = r"(^|/)(v_row|v_col|v)/.+/"
 
 
 def make_mesh(data=-1, fsdp=1, tensor=1, context=1, devices=None):
@@ -135,3 +137,16 @@ def constrain(x, *spec):
   if mesh.empty or mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def pin(tree):
+  """The tree with every leaf where `shardings_for` has it; a no-op without a mesh.
+
+  For what a compiled function hands to its next call: left alone, the compiler may lay an
+  output otherwise than the input of the same name, and the next call does not take it.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+  one = lambda path, x: constrain(x, *spec_for(path_string(path), x.shape, mesh))
+  return jax.tree_util.tree_map_with_path(one, tree)
