@@ -9,12 +9,13 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import traceback
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxsft import config_rules, config_values
-from jaxsft.errors import UsageError
+from jaxsft.errors import JaxsftError, UsageError
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Data:
   """Share of rows held out, by a stable hash of the id; 0 with eval_path or for none."""
   eval_path: str | None = None
   """Rows to evaluate on, read as `path` is; then `split` must be 0."""
+  eval_sha256: str | None = None
+  """Expected sha256 of that file, as `sha256` is of `path`'s."""
   limit: int | None = None
   """Use only the first rows (after `keep`), for a quick look; None: all."""
   max_length: int | Literal["auto"] = "auto"
@@ -257,15 +260,14 @@ def load_config(path, overrides=None):
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+      raise UsageError(f"{path}: defines no get_config(arg='') that returns a Config")
+    config = module.get_config(argument) if argument else module.get_config()
+  except JaxsftError:
+    raise
   except SyntaxError as error:
     raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
-  except (TypeError, ValueError, NameError, ImportError, AttributeError) as error:
-    raise UsageError(_explain_config_file(path, error)) from error
-  if not hasattr(module, "get_config"):
-    raise UsageError(f"{path}: defines no get_config(arg='') that returns a Config")
-  try:
-    config = module.get_config(argument) if argument else module.get_config()
-  except TypeError as error:
+  except Exception as error:  # the user's own code: anything
     raise UsageError(_explain_config_file(path, error)) from error
   if not isinstance(config, Config):
     raise UsageError(f"{path}: get_config() returned {type(config).__name__}, not Config")
@@ -277,14 +279,17 @@ def load_config(path, overrides=None):
 def _explain_config_file(path, error):
   """A sentence for an exception raised while a config file ran."""
   text = str(error)
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  where = f"{path}:{lines[-1]}" if lines else path
   if "unexpected keyword argument" in text:
     class_name = text.split(".")[0].split("(")[0]
     section = globals().get(class_name)
     name = text.rsplit("'", 2)[1]
     if dataclasses.is_dataclass(section):
       near = config_values.nearest(name, _names(section))
-      return f"{path}: {class_name} has no key {name!r}{near}"
-  return f"{path}: {type(error).__name__}: {error}"
+      return f"{where}: {class_name} has no key {name!r}{near}"
+  return f"{where}: the config file fails with {type(error).__name__}: {error}; correct it"
 
 
 def override(config, key, value, prefix="config"):

@@ -8,12 +8,13 @@ def rules(c):
   yield not c.model.path, "config.model.path: is empty; expected a checkpoint"
   yield not d.path, "config.data.path: is empty; expected the rows to train on"
   for key, path, sha256 in (
-    ("model", c.model.path, c.model.sha256),
-    ("data", d.path, d.sha256),
+    ("model.sha256", c.model.path, c.model.sha256),
+    ("data.sha256", d.path, d.sha256),
+    ("data.eval_sha256", d.eval_path or "", d.eval_sha256),
   ):
     yield (
       path.startswith("pypi:") and not sha256,
-      f"config.{key}.sha256: missing; a pypi: path must pin the sha256 of its archive",
+      f"config.{key}: missing; a pypi: path must pin the sha256 of its archive",
     )
   for key, value in (
     ("batch_size", c.batch_size),

@@ -12,9 +12,10 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxsft import command, prepare, pretrained, sharding, start, step
+from jaxsft import command, log, prepare, pretrained, sharding, start, step
 from jaxsft.compiled import Compiled
 from jaxsft.data import feed
+from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import TASKS
 
 
@@ -70,11 +71,11 @@ def evaluate(model, config):
 
   Where the config holds nothing out (data.split=0), on all its rows.
   """
+  _check_model(model.base, config)
   task = TASKS[config.task]
   context = prepare.make_context(config, model.base, model.context.labels)
   rows = prepare.read_data(config.data, task)
-  key = {"rows": rows.identity, "part": "evaluate"}
-  examples = prepare.encode(rows.held_out or rows.train, task, context, key)
+  examples = prepare.encode(rows.held_out or rows.train, task, context)
   mesh = start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
@@ -85,6 +86,21 @@ def evaluate(model, config):
   return metrics | {"examples": len(examples.store)}
 
 
+def _check_model(base, config):
+  """Raises UsageError where the config measures what the model's head does not say."""
+  if base.task != config.task:
+    raise UsageError(
+      f"config.task is {config.task!r}, but {base.path} is a "
+      f"{base.config['architectures'][0]}, which is for {base.task!r}; use a config of that "
+      "task, or another --model"
+    )
+  if base.task == "classify" and base.label_type != config.data.label_type:
+    raise UsageError(
+      f"config.data.label_type is {config.data.label_type!r}, but the head of {base.path} was "
+      f"trained with {base.label_type!r}; use the config of its training, or another --model"
+    )
+
+
 def main(argv):
   config, flags = command.parse(argv, {"model": "", "out": None})
   start.quiet()
@@ -93,8 +109,12 @@ def main(argv):
   text = json.dumps(metrics, indent=2)
   print(text)
   if flags["out"]:
-    with open(flags["out"], "w", encoding="utf-8") as file:
-      file.write(text + "\n")
+    try:
+      log.write_json(flags["out"], metrics)
+    except OSError as error:
+      raise JaxsftError(
+        f"--out={flags['out']}: cannot be written ({error.strerror}); choose another place"
+      ) from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -21,8 +22,6 @@ class Rows(NamedTuple):
   held_out: list
   read: int
   left_out: dict[str, int]
-  identity: str
-  """Hash of the raw data and of every setting that decides which rows are in which part."""
 
 
 class Examples(NamedTuple):
@@ -58,11 +57,8 @@ def prepare(config, base, mesh):
   own = base.labels if base.label_type == data.label_type else ()
   labels = label_names(data, config.task, own, rows.train)
   context = make_context(config, base, labels)
-  part = lambda name, chosen: encode(
-    chosen, task, context, {"rows": rows.identity, "part": name}
-  )
-  train = part("train", rows.train)
-  held_out = part("held out", rows.held_out) if rows.held_out else None
+  train = encode(rows.train, task, context)
+  held_out = encode(rows.held_out, task, context) if rows.held_out else None
   plan = order.plan_training(
     train.store.lengths,
     seed=config.seed,
@@ -196,20 +192,29 @@ def read_data(data, task):
     task_fields=task.FIELDS,
   )
   cleaned = clean.clean(read.read_rows(path, **settings), **rules)
-  identity = [store.identity(path), repr(settings), repr(rules), repr(data.split)]
+  identity = [raw_identity(path, cleaned.rows), repr(settings), repr(rules), repr(data.split)]
   left_out = dict(cleaned.left_out)
   train, held_out, count = cleaned.rows, [], cleaned.read
   if data.eval_path is not None:
-    other = fetch.resolve(data.eval_path, None)
+    other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
     held = clean.clean(read.read_rows(other, **settings), **(rules | {"limit": None}))
     held_out, count = held.rows, count + held.read
     for why, n in held.left_out.items():
       left_out[why] = left_out.get(why, 0) + n
-    identity.append(store.identity(other))
+    identity.append(raw_identity(other, held.rows))
   elif data.split:
     train, held_out = clean.split(cleaned.rows, data.split)
-  identity = hashlib.sha256("\n".join(identity).encode()).hexdigest()
-  return Rows(train, held_out, count, left_out, identity)
+  return Rows(train, held_out, count, left_out)
+
+
+def raw_identity(path, rows):
+  """Hash of every file behind a path or a glob; of the rows where TFDS keeps the files."""
+  if str(path).startswith("tfds:"):
+    parts = [repr((row.id, row.fields)) for row in rows]
+  else:
+    files = read.files_of(str(path))
+    parts = [f"{short} {store.identity(pathlib.Path(file))}" for file, short in files]
+  return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 def label_names(data, task_name, checkpoint_labels, train_rows):
@@ -242,11 +247,8 @@ def label_names(data, task_name, checkpoint_labels, train_rows):
   return tuple(found)
 
 
-def encode(rows, task, context, key):
-  """`Examples` of rows; from the token store where everything that shapes them is the same.
-
-  key: dict of what decides the rows (`Rows.identity`, the part, the task's name).
-  """
+def encode(rows, task, context):
+  """`Examples` of rows; from the token store where everything that shapes them is the same."""
   counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
 
   def examples():
@@ -267,7 +269,8 @@ def encode(rows, task, context, key):
       yield row.id, encoded.example
     counts["notes"], counts["stop_ids"] = dict(notes), sorted(stop_ids)
 
-  key = key | {
+  key = {
+    "rows": rows_hash(rows),
     "tokenizer": tokenizer_hash(context.tokenizer),
     "chat_template": context.chat_template,
     "max_length": context.max_length,
@@ -280,6 +283,14 @@ def encode(rows, task, context, key):
   directory = fetch.cache_directory() / "stores"
   built = store.build(examples(), key, directory, counts)
   return Examples(rows, built)
+
+
+def rows_hash(rows):
+  """sha256 over ids and fields, whatever file, format or rule they came by."""
+  digest = hashlib.sha256()
+  for row in rows:
+    digest.update(json.dumps([row.id, row.fields], sort_keys=True, default=repr).encode())
+  return digest.hexdigest()
 
 
 def tokenizer_hash(tokenizer):

@@ -87,7 +87,7 @@ def open_pretrained(path, sha256=None, revision=None):
 
   Raises JaxsftError for a model_type that no file in jaxsft/families describes.
   """
-  local = _run_export(fetch.resolve_model(path, sha256, revision))
+  local = _run_export(fetch.resolve_model(str(path), sha256, revision))
   source = weights.open_source(local)
   model_type = source.config.get("model_type")
   if model_type not in families.FAMILIES:

@@ -1,4 +1,4 @@
-"""What ships has been through the TPU compiler: the real train steps, compiled for real chips."""
+"""What ships has been through the TPU compiler: the real train steps, for real chips."""
 
 import json
 import os
