@@ -1,0 +1,39 @@
+"""The documents say what the code says: the settings page, and every command of the README."""
+
+import pathlib
+import re
+import runpy
+
+from jaxsft import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_settings_page_is_current():
+  page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]()
+  written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+  assert written == page, "run python docs/make_settings.py"
+
+
+def test_readme_names_only_settings_that_exist():
+  readme = (ROOT / "README.md").read_text(encoding="utf-8")
+  known = {line.split(" = ")[0] for line in config_lib.describe(config_lib.Config())}
+  named = set(re.findall(r"--(config\.[a-z_.0-9]+)", readme))
+  assert len(named) >= 5 and named <= known
+
+
+def test_readme_names_only_files_that_exist():
+  readme = (ROOT / "README.md").read_text(encoding="utf-8")
+  links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
+  assert len(links) >= 3
+  for link in links:
+    assert (ROOT / link).exists(), link
+
+
+def test_both_commands_of_a_newcomer_stand_in_the_readme():
+  lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+  assert (
+    "python -m venv .venv && . .venv/bin/activate && pip install -e . && "
+    "python -m jaxsft.train --config=configs/quickstart.py"
+  ) in lines
+  assert "pip install -e '.[test]' && pytest" in lines
