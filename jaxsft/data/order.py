@@ -129,12 +129,16 @@ class Plan:
   def digest(self, fingerprint: str = "") -> str:
     """sha256 of everything that decides the order, and of the order drawn first.
 
-    Processes compare it before the first step, a resumed run with its checkpoint.
+    A resumed run compares it with its checkpoint's. The layout of rows over devices is not
+    in it: a run goes on on another mesh.
     """
-    settings = (self.seed, self.batch_size, self.batch_unit, self.packing)
-    layout = (self.accumulate, self.row_multiple, self.row_length, self.segments)
-    text = f"{fingerprint} {settings} {layout} {self.row_counts} {self.row_lengths}"
-    total = hashlib.sha256(f"{text} {self.num_steps} {self.batch(0)}".encode())
+    settings = (self.seed, self.batch_size, self.batch_unit, self.packing, self.accumulate)
+    if _by_rows(self):  # here what shares a row decides what shares an update
+      order = (self.row_length, self.segments, self.rows(0))
+    else:
+      order = self.examples(0).tolist()
+    text = f"{fingerprint} {settings} {self.num_steps} {order}"
+    total = hashlib.sha256(text.encode())
     total.update(np.asarray(self.lengths, np.int64).tobytes())
     return total.hexdigest()
 
