@@ -1,0 +1,108 @@
+"""What a model family calls things: config.json -> our architecture, and tensor names.
+
+A family is a module with architecture, names, head_fields, export_config, BASE_PREFIX,
+IGNORED and TIED. It holds no layers.
+"""
+
+import re
+from typing import NamedTuple
+
+from jaxsft.errors import JaxsftError
+from jaxsft.models import heads
+
+
+class Name(NamedTuple):
+  """One tensor (or one a layer) in the file, and its leaf in our tree."""
+
+  hf: str
+  """Name in the file; "{i}" is the layer. Part "base": without the family's BASE_PREFIX."""
+  path: str
+  """ "layers/attn/q/kernel"; a stacked leaf [L, …] where `hf` has "{i}"."""
+  part: str
+  """ "base" (must be there) or "head" (new where the file has none)."""
+
+
+REQUIRED = object()  # `field` without a value to fall back on
+
+# Keys whose names look like architecture: one that is not known must not be passed over.
+SUSPECT = r"rope|rotary|norm|attention|attn|scal|window|softcap|multiplier|bias|_act$"
+HARMLESS = r"attn_implementation|^output_attentions$|_quantization|^problem_type$"
+
+# Written by transformers 4 and 5 beside the architecture; never kept in an export.
+STALE = ("_name_or_path", "transformers_version", "num_labels", "auto_map", "_commit_hash")
+
+
+def field(config, name, kind, absent=REQUIRED):
+  """config[name], which must be of `kind`; `absent` where older files lack the key.
+
+  Raises JaxsftError for a missing key (no architectural value is guessed) or a wrong type.
+  """
+  value = config.get(name)
+  if value is None:
+    if absent is not REQUIRED:
+      return absent
+    raise JaxsftError(
+      f"config.json of the {config.get('model_type')} model has no {name!r}: add the "
+      "value that the model was trained with"
+    )
+  accepted = (int, float) if kind is float else kind
+  if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+    raise JaxsftError(f"config.json: {name} is {value!r}, expected {kind.__name__}")
+  if kind is int and value < 1:
+    raise JaxsftError(f"config.json: {name} is {value}, expected at least 1")
+  return kind(value)
+
+
+def demand(config, name, supported, absent=REQUIRED):
+  """Raises JaxsftError unless config[name] is one of `supported`; returns it."""
+  value = config.get(name, absent)
+  if value is REQUIRED:
+    raise JaxsftError(f"config.json has no {name!r}, expected one of {list(supported)}")
+  if value not in supported:
+    raise JaxsftError(
+      f"config.json: {name} is {value!r}, which is not supported; expected one of "
+      f"{list(supported)}"
+    )
+  return value
+
+
+def refuse_unknown(config, known):
+  """Raises JaxsftError for keys that may change the computation and are not in `known`."""
+  for name, value in config.items():
+    suspect = re.search(SUSPECT, name) and not re.search(HARMLESS, name)
+    if suspect and name not in known and value not in (None, False):
+      raise JaxsftError(
+        f"config.json: found {name} = {value!r}, which the {config.get('model_type')} "
+        "family does not know and may change what the model computes; remove it if it "
+        "has no effect"
+      )
+
+
+def head_of(family, arch, kind, classes=0):
+  """The head of `kind` ("none", "lm", "sequence", "token") as the family builds it."""
+  return heads.Head(kind=kind, classes=classes, **family.head_fields(arch, kind))
+
+
+def with_labels(config, head, labels):
+  """The config with what Hugging Face reads of a classification head, or without it.
+
+  labels: names in id order; () with one class is a regression.
+  """
+  out = {k: v for k, v in config.items() if k not in STALE}
+  if head.kind in ("sequence", "token"):
+    names = list(labels) or [f"LABEL_{i}" for i in range(head.classes)]
+    out["id2label"] = {str(i): name for i, name in enumerate(names)}
+    out["label2id"] = {name: i for i, name in enumerate(names)}
+    out.pop("problem_type", None)
+    if head.kind == "sequence":
+      single = "single_label_classification"
+      out["problem_type"] = single if labels else "regression"
+  else:
+    for name in ("id2label", "label2id", "problem_type"):
+      out.pop(name, None)
+  return out
+
+
+from jaxsft.families import bert, llama  # noqa: E402  the families use what is above
+
+FAMILIES = {"bert": bert, "llama": llama}

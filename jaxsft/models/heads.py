@@ -1,0 +1,251 @@
+"""From hidden states to logits and losses: vocabulary, one vector a segment, or a token.
+
+The loss over a vocabulary works on chunks of tokens: [B,T,V] never exists.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from jaxsft.models import layers
+
+ROWS = ("data", "fsdp")
+
+
+@dataclass(frozen=True)
+class Head:
+  """What reads the hidden states."""
+
+  kind: Literal["none", "lm", "sequence", "token"]
+  classes: int = 0
+  """C of "sequence" and "token"."""
+  pool: Literal["first", "last"] = "first"
+  """Which position of a segment stands for it."""
+  pooler: bool = False
+  """A dense layer and tanh before the head (BERT); kept also where no head uses it."""
+  bias: bool = True
+  dropout: float = 0.0
+  """Before the head's projection."""
+
+
+def shapes(head, width, vocab, tied):
+  """{module: (out, bias)} of the head's projections from `width`."""
+  found = {}
+  if head.pooler:
+    found["pooler"] = (width, True)
+  if head.kind in ("sequence", "token"):
+    found["head"] = (head.classes, head.bias)
+  if head.kind == "lm" and not tied:
+    found["lm_head"] = (vocab, False)
+  return found
+
+
+def init(key, head, width, vocab, tied, std):
+  """Parameters of `shapes`: normal kernels, zero biases."""
+  params = {}
+  for i, (name, (out, bias)) in enumerate(shapes(head, width, vocab, tied).items()):
+    module = layers.Linear(out, bias, "float32", std)
+    x = jnp.zeros((1, width))
+    params[name] = module.init(jax.random.fold_in(key, i), x)["params"]
+  return params
+
+
+def project(hidden, kernel, *, bias=None, softcap=None):
+  """hidden [...,D], kernel [V,D] -> logits [...,V] in float32; all of them at once."""
+  dims = (((hidden.ndim - 1,), (1,)), ((), ()))
+  kernel = kernel.astype(hidden.dtype)
+  logits = lax.dot_general(hidden, kernel, dims, preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits = logits + bias
+  return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def segment_places(segments, max_segments, pool):
+  """[B,T] segments -> [B,M] index of each segment's first or last token; absent: 0."""
+  mine = segments[:, None, :] == jnp.arange(1, max_segments + 1)[None, :, None]
+  if pool == "first":
+    return jnp.argmax(mine, -1)
+  last = segments.shape[1] - 1 - jnp.argmax(mine[..., ::-1], -1)
+  return jnp.where(jnp.any(mine, -1), last, 0)
+
+
+def sequence_logits(params, hidden, segments, head, max_segments, key=None):
+  """hidden [B,T,D] -> [B,M,C] float32; what absent segments get means nothing."""
+  places = segment_places(segments, max_segments, head.pool)
+  x = jnp.take_along_axis(hidden, places[..., None], axis=1)
+  if head.pooler:
+    x = jnp.tanh(layers.linear(params["pooler"], x, x.dtype))
+  return token_logits(params, x, head, key)
+
+
+def token_logits(params, hidden, head, key=None):
+  """hidden [B,T,D] -> [B,T,C] float32."""
+  x = layers.dropout(hidden, head.dropout, key, 0)
+  return layers.linear(params["head"], x, x.dtype).astype(jnp.float32)
+
+
+# --- cross-entropy over a vocabulary ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Terms:
+  softcap: float | None
+  label_smoothing: float
+  z_loss: float
+  chunk: int
+
+
+def cross_entropy(
+  hidden,
+  kernel,
+  targets,
+  weights,
+  *,
+  chunk,
+  bias=None,
+  softcap=None,
+  label_smoothing=0.0,
+  z_loss=0.0,
+):
+  """Sums over the supervised tokens, in float32, differentiable in hidden, kernel, bias.
+
+  hidden [B,T,D], kernel [V,D], bias [V] or None; targets [B,T] int32, weights [B,T].
+  Returns {"loss": (sum of weight x loss, sum of weights), "accuracy": (hits, tokens)}: the
+  first of equal largest logits is the answer, tokens are those of positive weight.
+  Smoothing spreads its share evenly over the V classes (arXiv:1512.00567), z_loss adds
+  z_loss x log(Z)^2 (arXiv:2204.02311), softcap bends logits to cap x tanh(logit / cap).
+  Each device holds the logits of about `chunk` tokens at a time; tokens of weight 0 are
+  moved to the row's end and skipped there.
+  """
+  terms = _Terms(softcap, label_smoothing, z_loss, chunk)
+  loss, hits = _sums(hidden, kernel, bias, targets, weights, terms)
+  tokens = jnp.sum(weights > 0, dtype=jnp.float32)
+  return {
+    "loss": (loss, jnp.sum(weights, dtype=jnp.float32)),
+    "accuracy": (hits, tokens),
+  }
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _sums(hidden, kernel, bias, targets, weights, terms):
+  return _spread(hidden, kernel, bias, targets, weights, terms, (False,) * 3)[0]
+
+
+def _sums_forward(hidden, kernel, bias, targets, weights, terms):
+  # The gradients are made here, with the logits at hand: three products, not four.
+  wanted = (hidden.perturbed, kernel.perturbed, bias is not None and bias.perturbed)
+  values = [None if x is None else x.value for x in (hidden, kernel, bias)]
+  return _spread(*values, targets.value, weights.value, terms, wanted)
+
+
+def _sums_backward(terms, grads, cotangents):
+  scale = cotangents[0]
+  scaled = [None if g is None else (g * scale).astype(g.dtype) for g in grads]
+  return (*scaled, None, None)
+
+
+_sums.defvjp(_sums_forward, _sums_backward, symbolic_zeros=True)
+
+
+def _spread(hidden, kernel, bias, targets, weights, terms, wanted):
+  """`_local` on every device's own rows; kernel gradients are summed once, at the end."""
+  local = partial(_local, terms=terms, wanted=wanted)
+  args = (hidden, kernel, bias, targets, weights)
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(a for a in ROWS if not mesh.empty and mesh.shape.get(a, 1) > 1)
+  if not axes:
+    return local(*args)
+  rows = P(axes)
+  return jax.shard_map(
+    partial(local, axes=axes),
+    in_specs=(rows, P(), P(), rows, rows),
+    out_specs=(P(), (rows if wanted[0] else P(), P(), P())),
+    axis_names=set(axes),
+    check_vma=False,
+  )(*args)
+
+
+def _local(hidden, kernel, bias, targets, weights, *, terms, wanted, axes=()):
+  """((loss, hits), gradients in hidden, kernel and bias where wanted)."""
+  B, T, D = hidden.shape
+  order = jnp.argsort(weights == 0, axis=1, stable=True)  # supervised tokens first
+  size = max(1, min(T, round(terms.chunk / B)))
+  count = -(-T // size)
+  pad = lambda x: jnp.pad(x, ((0, 0), (0, count * size - T)))
+  order, used = pad(order), pad(jnp.take_along_axis(weights, order, 1))
+  needed = -(-jnp.max(jnp.sum(used != 0, 1)) // size)
+  if axes:
+    needed = lax.pmax(needed, axes)  # every device takes part in every product
+  cast = kernel.astype(hidden.dtype)
+
+  def step(i, carry):
+    (loss, hits), (dh, dk, db) = carry
+    take = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, 1)
+    index, weight = take(order), take(used).reshape(-1).astype(jnp.float32)
+    x = jnp.take_along_axis(hidden, index[..., None], 1).reshape(-1, D)
+    target = jnp.take_along_axis(targets, index, 1).reshape(-1)
+    logits = project(x, cast, bias=bias, softcap=terms.softcap)
+    part, log_z = _token_losses(logits, target, weight, terms)
+    carry = (loss + part[0], hits + part[1])
+    if not any(wanted):
+      return carry, (dh, dk, db)
+    d = _token_gradients(logits, log_z, target, weight, terms)
+    db = db + jnp.sum(d, 0) if wanted[2] else db
+    d = d.astype(hidden.dtype)
+    if wanted[0]:
+      dx = (d @ cast).reshape(B, size, D)
+      dh = lax.dynamic_update_slice_in_dim(dh, dx, i * size, 1)
+    if wanted[1]:
+      dims = (((0,), (0,)), ((), ()))
+      dk = dk + lax.dot_general(d, x, dims, preferred_element_type=jnp.float32)
+    return carry, (dh, dk, db)
+
+  zeros = (
+    jnp.zeros((B, count * size, D), hidden.dtype) if wanted[0] else None,
+    jnp.zeros(kernel.shape, jnp.float32) if wanted[1] else None,
+    jnp.zeros(bias.shape, jnp.float32) if wanted[2] else None,
+  )
+  start = ((jnp.float32(0), jnp.float32(0)), zeros)
+  sums, (dh, dk, db) = lax.fori_loop(0, needed, step, start)
+  if wanted[0]:  # back into the row's own order
+    dh = jnp.take_along_axis(dh, jnp.argsort(order[:, :T], axis=1)[..., None], 1)
+  if axes:
+    sums, dk, db = lax.psum((sums, dk, db), axes)
+  dk = dk.astype(kernel.dtype) if wanted[1] else None
+  return sums, (dh, dk, db.astype(bias.dtype) if wanted[2] else None)
+
+
+def _token_losses(logits, target, weight, terms):
+  """(sum of weight x loss, hits) and log Z of logits [n,V] with targets [n]."""
+  V, eps = logits.shape[-1], terms.label_smoothing
+  top = jnp.max(logits, -1, keepdims=True)
+  log_z = top[..., 0] + jnp.log(jnp.sum(jnp.exp(logits - top), -1))
+  loss = log_z - (1 - eps) * jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
+  if eps:
+    loss = loss - eps * jnp.mean(logits, -1)
+  if terms.z_loss:
+    loss = loss + terms.z_loss * jnp.square(log_z)
+  # argmax, as a plain minimum: XLA:CPU runs it several times faster.
+  ids = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  answer = jnp.min(jnp.where(logits == top, ids, V), -1)
+  hits = jnp.sum((answer == target) & (weight > 0), dtype=jnp.float32)
+  return (jnp.sum(loss * weight), hits), log_z
+
+
+def _token_gradients(logits, log_z, target, weight, terms):
+  """Gradient of the weighted sum by the logits before the softcap [n,V]."""
+  V, eps = logits.shape[-1], terms.label_smoothing
+  scale = (1 + 2 * terms.z_loss * log_z)[..., None]
+  ids = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  wanted = jnp.where(ids == target[..., None], np.float32(1 - eps), 0) + np.float32(eps / V)
+  d = (jnp.exp(logits - log_z[..., None]) * scale - wanted) * weight[..., None]
+  if terms.softcap is not None:
+    d = d * (1 - jnp.square(logits / terms.softcap))
+  return d
