@@ -13,8 +13,8 @@ from jaxsft import config, config_values
 
 HEAD = """# Settings
 
-Made from `jaxsft/config.py` by `python docs/make_settings.py`. Any key can be set on the command
-line: `--config.optim.peak_lr=1e-4`, `--config.data.columns='{"text": "review"}'`,
+Made from `jaxsft/config.py` by `python docs/make_settings.py`. Any key can be set on the
+command line: `--config.optim.peak_lr=1e-4`, `--config.data.columns='{"text": "review"}'`,
 `--config.steps=None`. `--print_config` shows the values of a config.
 """
 
