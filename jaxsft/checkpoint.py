@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -144,11 +145,10 @@ class Checkpoints:
       self._read_back(temporary / "arrays", leaves, described)
       _first(lambda: _commit(temporary, target, note, described))
       self._problems[target] = None
-    except JaxsftError as error:
-      _first(lambda: shutil.rmtree(temporary, ignore_errors=True))
-      raise JaxsftError(f"{what} was not saved: {error}") from error
     except Exception as error:  # orbax raises OSError, ValueError and several of its own
-      _first(lambda: shutil.rmtree(temporary, ignore_errors=True))
+      _first(lambda: manifest.discard(temporary))
+      if isinstance(error, JaxsftError):
+        raise JaxsftError(f"{what} was not saved: {error}") from error
       raise JaxsftError(
         f"{what} was not saved: {_brief(error)}. Earlier checkpoints are as they were; free "
         "space on that disk or choose another --workdir, then run the same command again"
@@ -376,14 +376,21 @@ def _remove(directory):
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps off the screen what orbax's threads log of an error that is raised here anyway."""
-  logger = logging.getLogger("absl")
+  """Keeps off the screen what orbax's threads say of an error that is raised here anyway."""
+  logger, hook = logging.getLogger("absl"), sys.unraisablehook
   level = logger.level
   logger.setLevel(logging.CRITICAL)
+  sys.unraisablehook = functools.partial(_unraisable, hook)
   try:
     yield
+    sys.unraisablehook = hook  # after an error they go on reporting to a loop that has ended
   finally:
     logger.setLevel(level)
+
+
+def _unraisable(hook, event):
+  if str(event.exc_value) != "Event loop is closed":
+    hook(event)
 
 
 def _brief(error):

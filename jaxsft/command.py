@@ -86,6 +86,18 @@ def run(main, argv=None):
       raise
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
+  except OSError as error:  # what no room expected: a file taken away, a disk that fills up
+    if os.environ.get("JAXSFT_TRACEBACK") == "1":
+      raise
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    print(
+      f"error: {where}{reason}; correct the path, its permissions or the disk's space, then "
+      "run the same command again",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.exit(1)
   except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr, flush=True)
     sys.exit(130)

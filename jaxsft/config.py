@@ -280,7 +280,8 @@ def _explain_config_file(path, error):
   """A sentence for an exception raised while a config file ran."""
   text = str(error)
   frames = traceback.extract_tb(error.__traceback__)
-  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  inside = lambda frame: pathlib.Path(frame.filename).resolve() == pathlib.Path(path).resolve()
+  lines = [frame.lineno for frame in frames if inside(frame)]
   where = f"{path}:{lines[-1]}" if lines else path
   if "unexpected keyword argument" in text:
     class_name = text.split(".")[0].split("(")[0]

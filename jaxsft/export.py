@@ -14,13 +14,15 @@ import pathlib
 import shutil
 import tempfile
 import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxsft import command, weights
+from jaxsft import command, config_values, weights
+from jaxsft import config as config_lib
 from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.weights import params as params_lib
@@ -338,12 +340,14 @@ def export_run(run, directory, dtype=None):
   Raises JaxsftError where the run has saved neither.
   """
   from jaxsft import checkpoint, finish, job, pretrained, step
-  from jaxsft import config as config_lib
   from jaxsft.tuning import select
 
   run = pathlib.Path(run)
-  if not (run / "config.json").is_file():
-    raise JaxsftError(f"--run={run}: has no config.json, expected a run directory")
+  for name in ("config.json", "data.json"):
+    if not (run / name).is_file():
+      raise JaxsftError(
+        f"--run={run}: has no {name}, expected a run directory, the --workdir of a training"
+      )
   config = config_lib.from_dict(json.loads((run / "config.json").read_text("utf-8")))
   base = pretrained.open_pretrained(
     config.model.path, config.model.sha256, config.model.revision
@@ -351,6 +355,11 @@ def export_run(run, directory, dtype=None):
   with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
     best, latest = checkpoints.best(), checkpoints.latest()
     if best is None and latest is None:
+      if checkpoints.steps() or any(checkpoints.best_directory.glob("[0-9]*")):
+        raise JaxsftError(
+          f"--run={run}: every checkpoint and the best parameters are damaged (see above); "
+          "restore the directory from a copy, or train again"
+        )
       raise JaxsftError(f"--run={run}: has saved no parameters yet; let it reach a checkpoint")
     facts = (best or checkpoints.loop(latest))["export"]
     network = base.network(config.task, facts["labels"])
@@ -374,6 +383,9 @@ def main(argv):
   _, flags = command.parse(argv, flags, needs_config=False)
   if flags["format"] != "hf":
     raise UsageError(f"--format={flags['format']}: only hf is built so far")
+  if flags["dtype"] is not None:
+    kind = typing.get_type_hints(config_lib.Export)["dtype"]
+    config_values.check(flags["dtype"], kind, "--dtype")
   files = export_run(flags["run"], flags["out"], flags["dtype"])
   print(f"{flags['out']}: {', '.join(files)}")
 

@@ -22,6 +22,7 @@ import rich.progress
 import rich.table
 
 from jaxsft import report as report_lib
+from jaxsft.errors import JaxsftError
 
 # Dense bfloat16 peak of one device in FLOP/s by device kind; first match wins.
 # TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; GPUs: NVIDIA's data sheets, dense.
@@ -71,8 +72,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.tmp")
   text = json.dumps(_plain(scrub(value)), indent=2, ensure_ascii=False, allow_nan=False)
-  temporary.write_text(text + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+  try:
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
 
 
 class Log:
@@ -87,7 +92,13 @@ class Log:
     self, directory, settings, total, flops_per_token=None, console=None, clock=None
   ):
     self.directory = pathlib.Path(directory)
-    self.directory.mkdir(parents=True, exist_ok=True)
+    try:
+      self.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise JaxsftError(
+        f"--workdir={directory}: this run directory cannot be made ({error.strerror}); choose "
+        "another one, or move away what is there"
+      ) from error
     self.last = {}  # metrics of the last update that was converted
     self._every, self._total = settings.every, total
     self._tensorboard = settings.tensorboard

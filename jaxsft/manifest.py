@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import time
 from typing import Any
 
 import jax
@@ -157,6 +159,15 @@ def sync(path: pathlib.Path) -> None:
     os.fsync(handle)
   finally:
     os.close(handle)
+
+
+def discard(directory: pathlib.Path) -> None:
+  """Removes what a failed save wrote; its threads may still be adding to it for a moment."""
+  for _ in range(50):
+    shutil.rmtree(directory, ignore_errors=True)
+    if not directory.exists():
+      return
+    time.sleep(0.1)
 
 
 def _hash_files(directory):

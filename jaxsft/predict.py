@@ -6,6 +6,7 @@
 Writes one JSON object a row, in the order of the rows: its id and what the model says.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import jax
 
 from jaxsft import command, config_values, evaluate, pretrained, sharding, start
 from jaxsft.data import fetch, order, read, store
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import TASKS
 
 
@@ -43,6 +44,12 @@ def _predict(model, rows, batch_size):
         "column with --columns='{\"text\": …}'"
       )
     fields = {k: v for k, v in row.fields.items() if k in ("text", "text_pair")}
+    for name in ("text", "text_pair"):
+      if not isinstance(row.fields.get(name, ""), str):
+        raise JaxsftError(
+          f"{row.where}: the field {name!r} is {row.fields[name]!r}, expected text; correct "
+          "the row or name another column with --columns"
+        )
     unlabelled.append(row._replace(fields=fields))
   encoded = ((row.id, task.encode(row, model.context).example) for row in unlabelled)
   outputs = _outputs(model, task, store.in_memory(encoded), batch_size)
@@ -78,10 +85,13 @@ def main(argv):
   }
   _, flags = command.parse(argv, flags, needs_config=False)
   start.quiet()
-  columns = flags["columns"] and config_values.parse(
-    flags["columns"], dict[str, str | int], "--columns"
-  )
-  path = fetch.resolve(flags["data"], None)
+  columns, kind = flags["columns"], dict[str, str | int]
+  if columns:
+    columns = config_values.parse(columns, kind, "--columns")
+    config_values.check(columns, kind, "--columns")
+  if flags["batch_size"] < 1:
+    raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
+  path = fetch.resolve(flags["data"], None, key="--data")
   rows = list(
     read.read_rows(
       path, format="auto", encoding="utf-8", header=None, quoting=True, columns=columns, id=None
@@ -98,10 +108,12 @@ def main(argv):
         )
     os.replace(temporary, out)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise JaxsftError(
-      f"{out}: cannot be written: {error.strerror}; choose another --out"
+      f"{out}: cannot be written: {error.strerror}; make room or choose another --out"
     ) from None
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
   print(f"{len(rows)} predictions in {out}")
 
 

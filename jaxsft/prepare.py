@@ -53,6 +53,7 @@ class Prepared:
 def prepare(config, base, mesh):
   """`Prepared` of a config and an opened checkpoint for a mesh."""
   task, data = tasks.TASKS[config.task], config.data
+  base.check_task(config.task)
   rows = read_data(data, task)
   own = base.labels if base.label_type == data.label_type else ()
   labels = label_names(data, config.task, own, rows.train)
@@ -192,7 +193,6 @@ def read_data(data, task):
     task_fields=task.FIELDS,
   )
   cleaned = clean.clean(read.read_rows(path, **settings), **rules)
-  identity = [raw_identity(path, cleaned.rows), repr(settings), repr(rules), repr(data.split)]
   left_out = dict(cleaned.left_out)
   train, held_out, count = cleaned.rows, [], cleaned.read
   if data.eval_path is not None:
@@ -201,20 +201,9 @@ def read_data(data, task):
     held_out, count = held.rows, count + held.read
     for why, n in held.left_out.items():
       left_out[why] = left_out.get(why, 0) + n
-    identity.append(raw_identity(other, held.rows))
   elif data.split:
     train, held_out = clean.split(cleaned.rows, data.split)
   return Rows(train, held_out, count, left_out)
-
-
-def raw_identity(path, rows):
-  """Hash of every file behind a path or a glob; of the rows where TFDS keeps the files."""
-  if str(path).startswith("tfds:"):
-    parts = [repr((row.id, row.fields)) for row in rows]
-  else:
-    files = read.files_of(str(path))
-    parts = [f"{short} {store.identity(pathlib.Path(file))}" for file, short in files]
-  return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 def label_names(data, task_name, checkpoint_labels, train_rows):

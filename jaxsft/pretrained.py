@@ -46,7 +46,13 @@ class Pretrained:
     names = self.config.get("id2label")
     if self.task != "classify" or not names:
       return ()
-    return tuple(names[str(i)] for i in range(len(names)))
+    expected = [str(i) for i in range(len(names))]
+    if not isinstance(names, dict) or set(names) != set(expected):
+      raise JaxsftError(
+        f"{self.path}/config.json: id2label is {names!r}, expected a name for each of the ids "
+        f"{', '.join(expected)}; write the names that its head was trained with"
+      )
+    return tuple(names[i] for i in expected)
 
   @property
   def label_type(self):
@@ -68,6 +74,10 @@ class Pretrained:
     """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
     head = families.head_of(self.family, self.arch, HEADS[task], len(labels))
     return models.Network(self.arch, head, **settings)
+
+  def check_task(self, task):
+    """Raises JaxsftError where the family has no head for `task`."""
+    self.family.names(self.arch, families.head_of(self.family, self.arch, HEADS[task], 2))
 
   def identity(self):
     """Hash that tells these weights from others: sizes, heads and tails of the files."""
@@ -96,8 +106,17 @@ def open_pretrained(path, sha256=None, revision=None):
       f"{', '.join(families.FAMILIES)}; choose another checkpoint"
     )
   family = families.FAMILIES[model_type]
-  arch = family.architecture(source.config)
-  return Pretrained(local, source, family, arch, tokenizer.load_tokenizer(local))
+  try:
+    arch = family.architecture(source.config)
+  except JaxsftError as error:
+    raise JaxsftError(f"{local}: {error}") from error
+  words = tokenizer.load_tokenizer(local)
+  if words.vocab_size > arch.vocab:  # added tokens beyond it are refused where a row has one
+    raise JaxsftError(
+      f"{local}: its tokenizer has a vocabulary of {words.vocab_size}, config.json says "
+      f"vocab_size {arch.vocab}; use the tokenizer that belongs to these weights"
+    )
+  return Pretrained(local, source, family, arch, words)
 
 
 def _run_export(local):

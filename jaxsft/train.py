@@ -93,7 +93,6 @@ def finetune(config, workdir=None):
     checkpoint.Checkpoints(workdir, config.checkpoint.keep, logger.say) as checkpoints,
     start.Preemption() as preemption,
   ):
-    logger.preflight(config_lib.to_dict(config), report)
     train_step = jobs.make_train_step(config, data.task, network, tx, schedule)
     eval_step = evaluate.make_eval_step(network, data.task, config.loss, mesh)
     job = jobs.Job(
@@ -102,7 +101,9 @@ def finetune(config, workdir=None):
     )  # fmt: skip
 
     # 4. The state: this run's checkpoint, or the pretrained weights, or (new heads) random.
-    state, loop = make_state(job)
+    latest = find_checkpoint(job)
+    logger.preflight(config_lib.to_dict(config), report)
+    state, loop = make_state(job, latest)
     finish.show_samples(job, state, "before training")
 
     # 5. The updates, with evaluations and checkpoints between them.
@@ -113,23 +114,46 @@ def finetune(config, workdir=None):
   return Run(workdir, result)
 
 
-def make_state(job):
-  """(state, loop) at the first update to do; `loop` is what the host has to remember."""
+def identity(job):
+  """What a run must share with the one that it goes on from."""
+  return {
+    "config": jobs.resumable(job.config),
+    "data": job.data.plan.digest(job.data.train.store.fingerprint),
+    "weights": job.base.identity(),
+  }
+
+
+def find_checkpoint(job):
+  """The update to go on after; None: there is nothing to go on from.
+
+  Asked before anything is written into the directory: what another run left there stays as
+  it was. Raises JaxsftError where that run is not this one, or nothing of it is whole.
+  """
+  checkpoints = job.checkpoints
+  latest = checkpoints.latest()
+  if latest is not None:
+    checkpoint.check_loop(checkpoints.loop(latest), identity(job))
+  elif checkpoints.steps():
+    raise JaxsftError(
+      f"{checkpoints.directory}: every checkpoint of this run is damaged; choose a new "
+      "--workdir, or delete the directory to start over"
+    )
+  return latest
+
+
+def make_state(job, latest):
+  """(state, loop) at the first update to do; `loop` is what the host has to remember.
+
+  latest: the update whose checkpoint is taken, of find_checkpoint.
+  """
   config, checkpoints = job.config, job.checkpoints
   shapes = jax.eval_shape(
     partial(step.init_state, tx=job.tx), *select.split(job.network.shapes(), job.chosen)
   )
   places = sharding.shardings_for(shapes, job.mesh)
-  hashes = {
-    "config": jobs.resumable(config),
-    "data": job.data.plan.digest(job.data.train.store.fingerprint),
-    "weights": job.base.identity(),
-  }
   new_head = config.task == "classify" and job.base.labels != job.data.context.labels
   load = partial(pretrained.load_params, job.base, job.network, job.mesh, new_head, config.seed)
-  latest = checkpoints.latest()
   if latest is not None:
-    checkpoint.check_loop(checkpoints.loop(latest), hashes)
     abstract = jax.tree.map(
       lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
     )
@@ -137,11 +161,6 @@ def make_state(job):
     frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
     job.logger.say(f"going on after update {latest}")
     return step.TrainState(**saved, frozen=frozen), loop
-  if checkpoints.steps():
-    raise JaxsftError(
-      f"{checkpoints.directory}: every checkpoint of this run is damaged; choose a new "
-      "--workdir, or delete the directory to start over"
-    )
   params, new = load()
   if new:
     job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
@@ -149,7 +168,7 @@ def make_state(job):
     partial(step.init_state, tx=job.tx), out_shardings=places, donate_argnums=(0, 1)
   )
   state = make(*select.split(params, job.chosen))
-  loop = {"hashes": hashes, "best": None, "stale": 0, "stopped": False}
+  loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}
   return state, loop | {"tokens": 0, "examples": 0, "export": finish.export_facts(job)}
 
 

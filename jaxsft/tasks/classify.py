@@ -13,14 +13,8 @@ from jaxsft.errors import JaxsftError
 
 FIELDS = ("text", "label")
 METRICS = {
-  "accuracy": "max",
-  "macro_f1": "max",
-  "mcc": "max",
-  "loss": "min",
-  "mse": "min",
-  "mae": "min",
-  "pearson": "max",
-  "spearman": "max",
+  "single": {"accuracy": "max", "macro_f1": "max", "mcc": "max", "loss": "min"},
+  "number": {"mse": "min", "mae": "min", "pearson": "max", "spearman": "max", "loss": "min"},
 }
 DEFAULT_METRIC = {"single": "accuracy", "number": "mse"}
 
