@@ -44,6 +44,10 @@ def multihost(address):
 
 def mesh_of(sizes):
   """The mesh of a config's `mesh` group over all devices of all processes."""
+  if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    # Fake CPU devices share a pool of one thread each. Where a second program waits in it,
+    # collectives of the first wait for ever; NPROC is how XLA:CPU is told of more threads.
+    os.environ.setdefault("NPROC", "64")
   return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.context)
 
 

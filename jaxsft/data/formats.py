@@ -40,7 +40,12 @@ def lines(file: str, encoding: str) -> Iterator[tuple[int, str]]:
           number += 1
           yield number, (line if number > 1 else line.removeprefix("\ufeff")) + "\n"
       rest += decoder.decode(b"", final=True)
-  except UnicodeDecodeError as error:
+  except UnicodeError as error:
+    if not isinstance(error, UnicodeDecodeError):  # UTF-16 and UTF-32 without their mark
+      raise JaxsftError(
+        f"{file}:{number + 1}: is not {encoding} ({error}); set data.encoding to what the "
+        "file is written in"
+      ) from None
     byte = error.object[error.start]
     guess = "utf-16" if number == 0 and error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
     raise JaxsftError(
