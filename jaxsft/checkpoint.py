@@ -381,11 +381,9 @@ def _quiet():
   level = logger.level
   logger.setLevel(logging.CRITICAL)
   sys.unraisablehook = functools.partial(_unraisable, hook)
-  try:
-    yield
-    sys.unraisablehook = hook  # after an error they go on reporting to a loop that has ended
-  finally:
-    logger.setLevel(level)
+  yield
+  sys.unraisablehook = hook  # not after an error: they go on reporting until the process ends
+  logger.setLevel(level)
 
 
 def _unraisable(hook, event):
