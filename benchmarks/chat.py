@@ -74,6 +74,9 @@ def load(settings):
     settings["smollm2"], dtype=torch.float32
   )
   model.config.use_cache = False  # with a cache, positions would not keep packed rows apart
+  # torch gives the pad token's embedding no gradient where it is an input. Here that token is
+  # <|im_end|>, which ends every turn: without this line another gradient would be compared.
+  model.get_input_embeddings().padding_idx = None
   examples = []
   for example in given["examples"]:
     ids = [example["inputs"][0], *example["targets"]]
