@@ -210,7 +210,9 @@ def train(job, state, loop, preemption):
     loop["tokens"] += int(lengths[examples].sum())
     loop["examples"] += len(examples)
     job.logger.step(done, metrics, loop["tokens"], loop["examples"])
-    finish.refuse_bad_updates(job, done)
+    if done == total:  # nothing is dispatched after it
+      job.logger.flush()
+    finish.refuse_bad_updates(job, done + (done == total))
     asked = preemption.asked(done)
     if job.data.held_out is not None and due(done, config.evaluate.every):
       loop = finish.evaluate_and_keep_best(job, state, loop, done)
