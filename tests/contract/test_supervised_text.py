@@ -1,0 +1,82 @@
+"""What the feed delivers is what the rows say: the answers with their ends, and the labels."""
+
+import numpy as np
+import pytest
+
+from jaxsft import train
+from tests import tiny
+from tests.contract import build
+
+TOKENS = ("inputs", "targets", "weights", "positions", "token_types")
+
+
+def segments(job, batch):
+  """(row of data, its micro-batch as [T] arrays, place) for every example of a device batch."""
+  by_id = {row.id: row for row in job.data.train.rows}
+  ids = np.asarray(batch["example_ids"])
+  for at in np.argwhere(ids >= 0):
+    a, r, m = map(int, at)
+    row = by_id[job.data.train.store.ids[ids[a, r, m]]]
+    inside = np.asarray(batch["segments"])[a, r] == m + 1
+    tokens = {k: batch[k][a, r][inside] for k in TOKENS if k in batch}
+    yield row, tokens, (a, r, m)
+
+
+@pytest.fixture
+def delivered(files, monkeypatch):
+  """(job, every (row, tokens, place, batch) of an epoch) of a pair, as the device gets them."""
+
+  def collect(pair, **settings):
+    model, data = files(*pair)
+    config = tiny.config(*pair, model, data, steps=None, epochs=1.0, accumulate=2, **settings)
+    job = build.job(config, tiny.devices(2))
+    kept = []
+    monkeypatch.setattr(train.feed, "validate", lambda batch, *_: kept.append(dict(batch)))
+    arrived = list(train.batches(job, 0))
+    assert len(arrived) == len(kept) == job.data.plan.num_steps
+    for batch, host in zip(arrived, kept, strict=True):  # what validate saw has the ids too
+      assert all(np.array_equal(batch[k], host[k]) for k in batch)
+    return job, [(*found, batch) for batch in kept for found in segments(job, batch)]
+
+  return collect
+
+
+@pytest.mark.parametrize("packing", ["pack", "none", "buckets"])
+@pytest.mark.parametrize("train_on", ["all", "last"])
+def test_answers_and_their_ends_are_supervised(delivered, packing, train_on):
+  pair = ("llama", "chat")
+  job, found = delivered(pair, data__packing=packing, data__train_on=train_on)
+  assert sorted(row.id for row, *_ in found) == sorted(job.data.train.store.ids)
+  tokenizer, turns = job.base.tokenizer, 0
+  for row, tokens, *_ in found:
+    answers = [m["content"] for m in row.fields["messages"] if m["role"] == "assistant"]
+    answers = answers[-1:] if train_on == "last" else answers
+    supervised = tokens["targets"][tokens["weights"] > 0]
+    assert tokenizer.decode(supervised) == "".join(f"{a}<|im_end|>" for a in answers)
+    assert set(tokens["weights"]) == {0.0, 1.0}
+    assert not tokens["targets"][tokens["weights"] == 0].any()
+    turns += len(answers)
+    text = tokenizer.apply_chat_template(row.fields["messages"], tokenize=False)
+    assert text.startswith(tokenizer.decode(tokens["inputs"]))
+    assert list(tokens["positions"]) == list(range(len(tokens["inputs"])))
+  end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+  assert job.data.train.counts["stop_ids"] == [end]
+  assert turns > len(found) or train_on == "last"  # some rows have two
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("pair", [p for p in tiny.PAIRS if p[1] != "chat"], ids=str)
+def test_labels_stand_at_their_texts(delivered, pair, packing):
+  job, found = delivered(pair, data__packing=packing)
+  assert sorted(row.id for row, *_ in found) == sorted(job.data.train.store.ids)
+  for row, tokens, place, batch in found:
+    label = batch["labels"][place]
+    if pair[1] == "number":
+      assert label == row.fields["label"] and label.dtype == np.float32
+    else:
+      assert job.data.context.labels[label] == row.fields["label"]
+    assert batch["label_weights"][place] == 1
+    said = job.base.tokenizer.decode(tokens["inputs"], skip_special_tokens=True)
+    assert said == row.fields["text"]
+  for _, _, _, batch in found:
+    assert batch["label_weights"][batch["example_ids"] < 0].sum() == 0

@@ -1,0 +1,258 @@
+"""Tiny models with random weights, tiny rows, and the configs that train the one on the other.
+
+Everything is built from nothing in a directory of the test: no network, no torch. Sizes are
+unequal (D != N H, F != 4 D, K < N), so that a wrong transpose cannot pass.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import tokenizers
+import transformers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from jaxsft import config as config_lib
+from jaxsft import export, families, sharding, start
+from jaxsft import models as networks
+from tests.templates import tiny as templates
+
+BERT = {
+  "model_type": "bert",
+  "hidden_size": 24,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 3,
+  "intermediate_size": 40,
+  "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.1,
+  "attention_probs_dropout_prob": 0.1,
+  "max_position_embeddings": 64,
+  "type_vocab_size": 2,
+  "layer_norm_eps": 1e-6,
+  "initializer_range": 0.1,
+  "pad_token_id": 0,
+}
+LLAMA = {
+  "model_type": "llama",
+  "hidden_size": 24,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 6,
+  "num_key_value_heads": 2,
+  "head_dim": 8,  # 6 x 8 is not 24
+  "intermediate_size": 44,
+  "hidden_act": "silu",
+  "max_position_embeddings": 512,
+  "rms_norm_eps": 1e-5,
+  "initializer_range": 0.1,
+  "tie_word_embeddings": False,
+  "attention_bias": False,
+  "mlp_bias": False,
+  "attention_dropout": 0.0,
+  "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+GOOD = ("good", "great", "fine", "superb", "lovely")
+BAD = ("bad", "awful", "poor", "dull", "weak")
+FILLERS = (
+  "the",
+  "a",
+  "film",
+  "was",
+  "story",
+  "and",
+  "plot",
+  "very",
+  "it",
+  "with",
+  "cast",
+  "end",
+)
+CHATS = (
+  ("2 plus 2", "four"),
+  ("3 plus 4", "it is seven"),
+  ("a cat", "meow meow meow"),
+  ("say no", "no"),
+  ("a dog says", "woof"),
+  ("1 plus 1", "two ok"),
+)
+
+# (family, task), and data.label_type where it is not "single"
+PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
+
+
+def word_tokenizer():
+  """[CLS] words [SEP], with token types for pairs, as BERT has them."""
+  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *GOOD, *BAD]
+  words += [f"w{i}" for i in range(61 - len(words))]
+  backend = tokenizers.Tokenizer(
+    models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+  )
+  backend.normalizer = normalizers.Lowercase()
+  backend.pre_tokenizer = pre_tokenizers.Whitespace()
+  backend.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]",
+    pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+    special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+  )
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend,
+    pad_token="[PAD]",
+    unk_token="[UNK]",
+    cls_token="[CLS]",
+    sep_token="[SEP]",
+    model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    model_max_length=BERT["max_position_embeddings"],
+  )
+
+
+def letter_tokenizer(shape="chatml"):
+  """Byte-level BPE over lower-case text, with the control tokens and template of `shape`.
+
+  No merge reaches over the line end before an answer: there a token would be half prompt.
+  """
+  bos, eos, control, _ = templates.SHAPES[shape]
+  special = [t for t in dict.fromkeys(("<|pad|>", bos, eos, *control)) if t]
+  letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.?!,'", "Ġ", "Ċ"]
+  merges = [("Ġ", "t"), ("o", "o"), ("m", "e"), ("oo", "f")]
+  pieces = [*special, *letters, *(a + b for a, b in merges)]
+  backend = tokenizers.Tokenizer(
+    models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges)
+  )
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  backend.decoder = decoders.ByteLevel()
+  backend.post_processor = processors.ByteLevel(trim_offsets=True)
+  backend.add_special_tokens(special)
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend,
+    bos_token=bos,
+    eos_token=eos,
+    pad_token="<|pad|>",
+    chat_template=templates.template(shape),
+    clean_up_tokenization_spaces=False,
+  )
+
+
+def checkpoint(directory, family, seed=0, **changes):
+  """Writes a random checkpoint as a Hugging Face directory and returns its path.
+
+  BERT comes without a task head (BertModel), Llama as a language model. changes: keys of
+  config.json. The vocabulary of Llama is larger than the tokenizer's, as Qwen's is.
+  """
+  module, tokenizer = families.FAMILIES[family], word_tokenizer()
+  config = BERT | {"vocab_size": len(tokenizer)}
+  if family == "llama":
+    tokenizer = letter_tokenizer()
+    config = LLAMA | {"vocab_size": len(tokenizer) + 3}
+  config |= changes
+  arch = module.architecture(config)
+  head = families.head_of(module, arch, {"bert": "none", "llama": "lm"}[family])
+  params = networks.Network(arch, head).init(jax.random.key(seed))
+  export.export(
+    directory,
+    source_config=config,
+    family=module,
+    arch=arch,
+    head=head,
+    params=unlike(params, seed),
+    tokenizer=tokenizer,
+  )
+  return pathlib.Path(directory)
+
+
+def unlike(params, seed=0):
+  """The tree with noise on biases and norms, which `init` makes 0 and 1."""
+  rng = np.random.default_rng(seed)
+
+  def one(path, leaf):
+    noisy = path[-1].key in ("bias", "scale")
+    leaf = np.array(leaf, np.float32)
+    return leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) if noisy else leaf
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def sentence(rng, words, length):
+  """`length` fillers with one of `words` somewhere among them."""
+  chosen = [str(w) for w in rng.choice(FILLERS, length)]
+  chosen.insert(int(rng.integers(0, length + 1)), str(rng.choice(words)))
+  return " ".join(chosen)
+
+
+def sentences(path, count=60, seed=0, number=False):
+  """Writes JSONL of ragged sentences, labelled by the one word that says it."""
+  rng = np.random.default_rng(seed)
+  with open(path, "w", encoding="utf-8") as file:
+    for i in range(count):
+      good = bool(rng.integers(0, 2))
+      text = sentence(rng, GOOD if good else BAD, int(rng.integers(1, 9)))
+      label = (1.5 if good else -0.5) if number else ("pos" if good else "neg")
+      row = {"name": f"s{i}", "text": text, "label": label}
+      file.write(json.dumps(row) + "\n")
+  return pathlib.Path(path)
+
+
+def chats(path, count=24, turns=True):
+  """Writes JSONL of conversations; with `turns` every third has two exchanges."""
+  with open(path, "w", encoding="utf-8") as file:
+    for i in range(count):
+      pairs = [CHATS[i % len(CHATS)]]
+      if turns and i % 3 == 2:
+        pairs.append(CHATS[(i + i // 6 + 1) % len(CHATS)])
+      messages = []
+      for asked, answered in pairs:
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": answered})
+      file.write(json.dumps({"name": f"c{i}", "messages": messages}) + "\n")
+  return pathlib.Path(path)
+
+
+def config(family, kind, model, data, **overrides):
+  """A `Config` of few updates without dropout, penalty or TensorBoard.
+
+  kind: the task as in PAIRS. overrides: dotted keys with "__" for the dot, such as
+  optim__peak_lr=1.
+  """
+  settings = {
+    "task": "chat" if kind == "chat" else "classify",
+    "steps": 4,
+    "batch_size": 8,
+    "model.path": str(model),
+    "model.dropout": 0.0,
+    "data.path": str(data),
+    "data.id": "name",
+    "data.split": 0.2,
+    "data.label_type": "number" if kind == "number" else "single",
+    "optim.peak_lr": 1e-2,
+    "optim.schedule": "constant",
+    "optim.warmup": 0.0,
+    "evaluate.every": 0,
+    "evaluate.max_new_tokens": 0,
+    "checkpoint.every": 0,
+    "log.every": 1,
+    "log.tensorboard": False,
+  }
+  settings |= {key.replace("__", "."): value for key, value in overrides.items()}
+  result = config_lib.Config()
+  for key, value in settings.items():
+    result = config_lib.override(result, key, value)
+  return config_lib.check(result)
+
+
+def devices(count, fsdp=1, tensor=1):
+  """A mesh over the first `count` devices, where a config's mesh has to take them all."""
+  return sharding.make_mesh(-1, fsdp, tensor, devices=jax.devices()[:count])
+
+
+def on_devices(monkeypatch, count):
+  """Lets configs see the first `count` devices only, as on a smaller machine."""
+  few = lambda sizes: sharding.make_mesh(
+    sizes.data, sizes.fsdp, sizes.tensor, sizes.context, devices=jax.devices()[:count]
+  )
+  monkeypatch.setattr(start, "mesh_of", few)
+
+
+def rows(path, task, **settings):
+  """The rows file that suits a task of PAIRS."""
+  if task == "chat":
+    return chats(path, **settings)
+  return sentences(path, number=task == "number", **settings)
