@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, generate, step, weights
+from jaxsft import evaluate, export, step, weights
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 
@@ -94,6 +94,8 @@ def show_samples(job, state, when):
   """Answers of a chat model to a few prompts, printed and returned; {} for other tasks."""
   if job.config.task != "chat" or not job.config.evaluate.max_new_tokens:
     return {}
+  from jaxsft import generate
+
   prompts = sample_prompts(job)
   params = step.merge(state.trainable, state.frozen)
   with job.logger.pause():
@@ -115,6 +117,8 @@ def show_samples(job, state, when):
 
 def stop_ids(job):
   """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
+  from jaxsft import generate
+
   return sorted(set(job.data.train.counts["stop_ids"]) | set(generate.stop_ids(job.base)))
 
 

@@ -87,7 +87,8 @@ FILES = [
   ("x = 1", "defines no get_config"),
   ("def get_config(arg=''):\n  return 3", "returned int, not Config"),
   (
-    "from jaxsft.config import *\ndef get_config(arg=''):\n  return Config(optim=Optim(peek_lr=1))",
+    "from jaxsft.config import *\n"
+    "def get_config(arg=''):\n  return Config(optim=Optim(peek_lr=1))",
     "Optim has no key 'peek_lr'; did you mean 'peak_lr'?",
   ),
   (

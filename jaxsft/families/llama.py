@@ -112,8 +112,7 @@ def _rope(fields):
   kind = kinds.pop()
   if kinds or kind not in ROPE:
     raise JaxsftError(
-      f"config.json: the rope type {kind!r} is not supported, expected one of "
-      f"{', '.join(ROPE)}"
+      f"config.json: the rope type {kind!r} is not supported, expected one of {', '.join(ROPE)}"
     )
   theta = families.field(fields, "rope_theta", float)
   if fields.get("partial_rotary_factor", 1.0) != 1.0:

@@ -43,7 +43,7 @@ class Network:
 
   def shapes(self):
     """The same tree of jax.ShapeDtypeStruct, computed without memory."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   def hidden(self, params, batch, key=None):
     """[B,T,D]. batch: inputs [B,T]; segments, positions, token_types have defaults.
@@ -89,9 +89,7 @@ class Network:
 
   def decode(self, params, inputs, cache, *, segments=None, positions=None):
     """See decoder.decode; `heads.project` makes logits of what it returns."""
-    return decoder.decode(
-      self, params, inputs, cache, segments=segments, positions=positions
-    )
+    return decoder.decode(self, params, inputs, cache, segments=segments, positions=positions)
 
 
 def with_dropout(network, rate):

@@ -43,9 +43,7 @@ class Embedding(nn.Module):
   @nn.compact
   def __call__(self, inputs, positions, types):
     arch = self.arch
-    table = partial(
-      layers.Embed, width=arch.width, dtype=self.dtype, std=arch.std
-    )
+    table = partial(layers.Embed, width=arch.width, dtype=self.dtype, std=arch.std)
     x = table(arch.vocab, name="tokens")(inputs)
     x = x + table(arch.types, name="types")(types)
     x = x + table(arch.max_positions, name="positions")(positions)
@@ -96,9 +94,7 @@ def hidden(network, params, batch, key=None):
   arch, dtype = network.arch, network.dtype
   inputs, segments = batch["inputs"], batch["segments"]
   embed, layer = Embedding(arch, dtype), Layer(arch, dtype, network.attention)
-  x = embed.apply(
-    {"params": params["embed"]}, inputs, batch["positions"], batch["token_types"]
-  )
+  x = embed.apply({"params": params["embed"]}, inputs, batch["positions"], batch["token_types"])
   x = layers.dropout(x, arch.dropout, key, arch.layers)
   x = sharding.constrain(x, *network.ROWS)
   rule = attention.Rule(segments, segments, causal=False)

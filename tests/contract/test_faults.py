@@ -74,7 +74,7 @@ def test_one_bad_batch_is_skipped(start, monkeypatch, tmp_path, pair):
 
 def test_too_many_bad_batches_stop_the_run(start, monkeypatch, tmp_path):
   poison(monkeypatch, range(BAD, 100))
-  with pytest.raises(JaxsftError, match="not finite.*lower config.optim.peak_lr"):
+  with pytest.raises(JaxsftError, match=r"not finite.*lower config.optim.peak_lr"):
     start(optim__max_bad_steps=2)
   found = checkpoints(tmp_path / "run")
   assert found.latest() >= BAD
@@ -101,7 +101,7 @@ def test_a_failed_write_loses_nothing(start, monkeypatch, tmp_path):
 
   with monkeypatch.context() as patch:
     patch.setattr(manifest, "write", full)
-    with pytest.raises(JaxsftError, match="step 3 .*was not saved.*No space left"):
+    with pytest.raises(JaxsftError, match=r"step 3 .*was not saved.*No space left"):
       start()
   assert calls[-1] == 3
   run = tmp_path / "run"

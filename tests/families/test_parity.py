@@ -13,12 +13,8 @@ LLAMA_CASES = {
   "tied": {},
   "untied": {"tie_word_embeddings": False},
   "biases": {"attention_bias": True, "mlp_bias": True},
-  "linear": {
-    "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
-  },
-  "dynamic": {
-    "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
-  },
+  "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+  "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}},
   "llama3": {"rope_parameters": torch_weights.LLAMA3},
 }
 

@@ -120,13 +120,9 @@ def test_dropout_drops_its_share_keeps_the_mean_and_matches_its_gradient():
   direction = jax.random.normal(jax.random.key(9), v.shape)
   value, tangent = run(v, seed), run(direction, seed)
   pulled = jax.vjp(lambda v: run(v, seed), v)[1](value)[0]
-  np.testing.assert_allclose(
-    jnp.sum(pulled * direction), jnp.sum(tangent * value), rtol=1e-4
-  )
+  np.testing.assert_allclose(jnp.sum(pulled * direction), jnp.sum(tangent * value), rtol=1e-4)
   both = lambda q: jnp.sum(
-    jnp.sin(
-      attention.attend(q, k, v, its_rule, backend="xla", rate=0.5, seed=seed)
-    )
+    jnp.sin(attention.attend(q, k, v, its_rule, backend="xla", rate=0.5, seed=seed))
   )
   step = 1e-2 * jax.random.normal(jax.random.key(5), q.shape)
   slope = (both(q + step) - both(q - step)) / 2
@@ -135,9 +131,7 @@ def test_dropout_drops_its_share_keeps_the_mean_and_matches_its_gradient():
 
 def test_dropout_does_not_depend_on_the_blocks(monkeypatch):
   seed = layers.seed_of(jax.random.key(3), 0)
-  run = lambda: attention.attend(
-    *qkv(), rule(True, None), backend="xla", rate=0.3, seed=seed
-  )
+  run = lambda: attention.attend(*qkv(), rule(True, None), backend="xla", rate=0.3, seed=seed)
   small = run()
   monkeypatch.setattr(attention, "BLOCK", 512)
   np.testing.assert_allclose(small, run(), atol=1e-6)
@@ -165,9 +159,7 @@ def test_a_backend_that_cannot_is_refused():
     ("cpu", "bfloat16", 256, False, "xla"),
   ],
 )
-def test_auto_takes_what_the_platform_can(
-  monkeypatch, platform, dtype, T, dropping, expected
-):
+def test_auto_takes_what_the_platform_can(monkeypatch, platform, dtype, T, dropping, expected):
   monkeypatch.setattr(attention, "_platform", lambda: platform)
   q = jnp.zeros((1, T, N, H), dtype)
   its_rule = attention.Rule(jnp.ones((1, T)), jnp.ones((1, T)), True)

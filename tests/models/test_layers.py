@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,25 +63,21 @@ def test_dropout_does_not_depend_on_the_devices():
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize(
-  "settings",
-  [{"unroll": 2}, {"unroll": 3}, {"remat": "dots"}, {"remat": "full"}],
-  ids=str,
-)
-def test_speed_settings_change_nothing(family, settings):
-  """Loss and gradients, with dropout, for every way to run the same layers."""
+def test_speed_settings_change_nothing(family):
+  """Loss and gradients, with dropout, for every way to run the same three layers."""
   plain, params = tiny.network(family, "sequence")
-  other, same = tiny.network(family, "sequence", **settings)
-  jax.tree.map(np.testing.assert_array_equal, params, same)
   batch = tiny.packed(tiny.rows(61, (7, 5)))
 
   def run(network):
     loss = lambda p: jnp.sum(network.logits(p, batch, jax.random.key(3)) ** 2)
     return jax.jit(jax.value_and_grad(loss))(params)
 
-  expected, ours = run(plain), run(other)
+  expected = run(plain)
   near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  jax.tree.map(near, ours, expected)
+  for change in ({"unroll": 2}, {"remat": "dots"}, {"remat": "full", "unroll": 3}):
+    other = dataclasses.replace(plain, **change)
+    assert jax.tree.structure(other.shapes()) == jax.tree.structure(params)
+    jax.tree.map(near, run(other), expected)
 
 
 def test_remat_stores_less():

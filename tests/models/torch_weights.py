@@ -97,3 +97,20 @@ def gradients(model, module, network):
   """The torch gradients as our tree."""
   named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
   return load(named, module, network)
+
+
+def store(params, model, network, family):
+  """Writes our tree into a torch model, by the same table."""
+  import torch
+
+  module, tensors = families.FAMILIES[family], dict(model.named_parameters())
+  for hf, path, part in module.names(network.arch, network.head):
+    leaf = params
+    for key in path.split("/"):
+      leaf = leaf[key]
+    full = (module.BASE_PREFIX if part == "base" else "") + hf
+    layers = range(len(leaf)) if "{i}" in hf else (None,)
+    for i in layers:
+      value = leaf if i is None else leaf[i]
+      with torch.no_grad():
+        tensors[full.replace("{i}", str(i))].copy_(torch.tensor(np.asarray(value)))

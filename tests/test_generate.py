@@ -1,0 +1,403 @@
+"""Generation: equal to torch and to the full forward, whatever is batched with what."""
+
+import gc
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsft
+from jaxsft import command, export, families, generate, models, sharding
+from jaxsft.data import chat
+from jaxsft.errors import JaxsftError, UsageError
+from tests import tiny as checkpoints
+from tests.models import tiny, torch_weights
+
+LENGTHS = (5, 31, 1, 33, 32)  # both sides of buckets, out of order
+SMALL = {"max_position_embeddings": 128, "num_hidden_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def llama():
+  return tiny.network("llama", "lm", changes=SMALL)
+
+
+def prompts(lengths=LENGTHS, seed=0):
+  return [row.tolist() for row in tiny.rows(67, lengths, seed)]
+
+
+def run(llama, rows, tokens=9, stops=(), **settings):
+  return generate.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
+
+
+def by_full_forward(llama, prompt, tokens):
+  """Greedy continuation without any cache."""
+  network, params = llama
+  forward = jax.jit(
+    lambda ids, segments: network.logits(params, {"inputs": ids, "segments": segments})
+  )
+  ids, size = list(prompt), len(prompt) + tokens
+  for _ in range(tokens):
+    padded = np.zeros((1, size), np.int32)
+    padded[0, : len(ids)] = ids
+    ids.append(
+      int(
+        np.argmax(
+          forward(padded, (np.arange(size) < len(ids))[None].astype(int))[0, len(ids) - 1]
+        )
+      )
+    )
+  return ids[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def greedy(llama):
+  """What every row says alone."""
+  return [run(llama, [row])[0] for row in prompts()]
+
+
+# --- the same tokens -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("tied", "settings"), [(True, {}), (False, {}), (True, {"repetition_penalty": 1.9})]
+)
+def test_greedy_is_that_of_torch(oracle, tied, settings):
+  changes = {"tie_word_embeddings": tied} | SMALL
+  model, network, params, *_ = torch_weights.make(oracle, "llama", "lm", **changes)
+  rows = prompts()
+  ours = run((network, params), rows, 12, **settings)
+  for row, found in zip(rows, ours, strict=True):
+    ids = oracle.tensor([row])
+    theirs = model.generate(
+      ids,
+      attention_mask=oracle.ones_like(ids),
+      max_new_tokens=12,
+      do_sample=False,
+      eos_token_id=None,
+      **settings,
+    )
+    assert found == theirs[0, len(row) :].tolist()
+  assert len({tuple(found) for found in ours}) == len(rows)
+
+
+def test_cached_is_the_full_forward(llama, greedy):
+  for i in (0, 1, 3):
+    assert greedy[i] == by_full_forward(llama, prompts()[i], 9)
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_batch_mates_change_nothing(llama, greedy, batch_size):
+  assert run(llama, prompts(), batch_size=batch_size) == greedy
+
+
+def test_a_prompt_read_in_pieces(llama, greedy, monkeypatch):
+  monkeypatch.setattr(generate, "READ", 12)
+  assert run(llama, prompts()) == greedy
+
+
+def test_one_token(llama, greedy):
+  assert run(llama, prompts(), tokens=1) == [row[:1] for row in greedy]
+
+
+def test_no_prompts(llama):
+  assert run(llama, []) == []
+
+
+def test_parameters_on_a_mesh(llama, greedy):
+  network, params = llama
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  params = jax.device_put(params, sharding.shardings_for(params, mesh))
+  with jax.set_mesh(mesh):
+    assert run((network, params), prompts()[:2]) == greedy[:2]
+
+
+# --- where rows end --------------------------------------------------------------------
+
+
+def until(row, stops):
+  """The row up to its first stop id."""
+  at = [i for i, token in enumerate(row) if token in stops]
+  return row[: at[0]] if at else row
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_stop_ids_end_each_row_by_itself(llama, greedy, watched):
+  stops = {greedy[0][3], greedy[1][2], greedy[3][4]}
+  expected = [until(row, stops) for row in greedy]
+  assert len({len(row) for row in expected}) > 2  # rows end at different times
+  for stop in stops:  # each of them is needed
+    assert expected != [until(row, stops - {stop}) for row in greedy]
+  settings = {"on_token": lambda row, ids: None} if watched else {}
+  assert run(llama, prompts(), stops=sorted(stops), **settings) == expected
+
+
+CALLS = []
+
+
+class Counting(models.Network):
+  """Tells how often its decoder ran."""
+
+  def decode(self, *args, **kwargs):
+    jax.debug.callback(lambda: CALLS.append(1))
+    return super().decode(*args, **kwargs)
+
+
+def test_nothing_runs_after_the_last_row_has_stopped(llama, greedy):
+  network = Counting(llama[0].arch, llama[0].head)
+  stops = [greedy[1][3], greedy[3][1]]
+  expected = [until(greedy[i], stops) for i in (1, 3)]
+  found = run((network, llama[1]), [prompts()[i] for i in (1, 3)], tokens=60, stops=stops)
+  jax.effects_barrier()
+  assert found == expected
+  assert len(CALLS) == 1 + max(map(len, expected))  # the prompts; then what was not the end
+
+
+def test_ids_beyond_the_tokenizer_are_never_chosen(llama, greedy):
+  limit = sorted({token for row in greedy for token in row})[-2]
+  assert max(map(max, greedy)) >= limit
+  assert max(map(max, run(llama, prompts(), vocab_limit=limit))) < limit
+
+
+def test_streaming_is_the_result_in_parts(llama, greedy):
+  heard, calls = [[] for _ in greedy], []
+  stops = [greedy[2][6]]
+
+  def on_token(row, ids):
+    heard[row] += ids
+    calls.append(row)
+
+  found = run(llama, prompts(), stops=stops, on_token=on_token, batch_size=4)
+  assert heard == found == [until(row, stops) for row in greedy]
+  assert calls.count(4) == 3  # the first token, then 4 and 4
+
+
+# --- what is drawn ---------------------------------------------------------------------
+
+DRAWN = {"temperature": 3.0, "top_p": 0.95}
+
+
+def test_the_same_seed_draws_the_same(llama, greedy):
+  rows = prompts()[:4]
+  once = run(llama, rows, seed=3, **DRAWN)
+  assert once == run(llama, rows, seed=3, **DRAWN)
+  assert once != run(llama, rows, seed=4, **DRAWN) and once != greedy[:4]
+  assert once[3:] == run(llama, rows[3:], seed=3, **DRAWN)
+
+
+def test_a_seed_for_each_prompt(llama):
+  rows = [prompts()[3]] * 4
+  one, two, again, _ = run(llama, rows, seed=[1, 2, 1, 7], **DRAWN)
+  assert one == again != two
+  assert two == run(llama, rows[:1], seed=2, **DRAWN)[0]
+
+
+def test_one_token_left_is_greedy(llama, greedy):
+  assert run(llama, prompts(), temperature=5.0, top_k=1) == greedy
+
+
+def test_a_heavy_penalty_repeats_nothing(llama, greedy):
+  assert any(len(set(row)) < len(row) for row in greedy)
+  for prompt, row in zip(prompts(), run(llama, prompts(), repetition_penalty=1e9), strict=True):
+    assert len(set(row)) == len(row) and not set(row) & set(prompt)
+
+
+# --- cost ------------------------------------------------------------------------------
+
+
+def test_one_program_for_each_bucket():
+  llama = tiny.network("llama", "lm", changes={"max_position_embeddings": 96})
+  compiled = lambda: (generate._read._cache_size(), generate._extend._cache_size())
+  read, extend = compiled()
+  run(llama, prompts((3, 8)), 9)
+  run(llama, prompts((16, 2), 1), 7, stops=[1, 2, 3])
+  run(llama, prompts((9, 16)), 8, on_token=lambda *_: None)
+  assert compiled() == (read + 1, extend + 1)
+  run(llama, prompts((9, 16)), 9)  # prompt and answer are in the next bucket
+  assert compiled() == (read + 2, extend + 2)
+  run(llama, prompts((3, 8)), 9, temperature=0.5)
+  run(llama, prompts((3, 8)), 9, temperature=1, seed=5)
+  assert compiled() == (read + 3, extend + 3)
+
+
+def test_buckets():
+  sizes = [generate.bucket(n) for n in (0, 1, 16, 17, 24, 25, 33, 48, 49, 97, 4097)]
+  assert sizes == [16, 16, 16, 24, 24, 32, 48, 48, 64, 128, 6144]
+
+
+def test_weights_are_arguments(llama):
+  """Not constants of the program."""
+  network, params = llama
+  params = generate._straight(jax.device_put(params))
+  text = generate._read.lower(
+    network,
+    params,
+    None,
+    jnp.ones((1, 16), int),
+    jnp.ones((1, 16), int),
+    generate.sampling.Sampling().numbers
+    | generate._limits([], None, network.arch.vocab)
+    | {"seeds": np.zeros(1, np.uint32)},
+    parts=generate.sampling.Sampling().parts,
+    room=32,
+    last=True,
+  ).as_text()
+  assert len(text) < 400_000 and "dense_resource" not in text
+
+
+def test_the_copy_of_the_weights_is_never_stale(llama):
+  network, params = llama
+  params = jax.device_put(params)
+  first = run((network, params), prompts()[:2])
+  layers, refs = generate._kept[1], generate._kept[0]
+  run((network, params), prompts()[:2])
+  assert generate._kept[1] is layers
+  # one leaf is another, as after an update with everything else frozen
+  down = params["layers"]["mlp"]["down"]["kernel"]
+  mlp = params["layers"]["mlp"] | {"down": {"kernel": -down}}
+  changed = params | {"layers": params["layers"] | {"mlp": mlp}}
+  found = run((network, changed), prompts()[:2])
+  assert found != first
+  assert found[0] == by_full_forward((network, changed), prompts()[0], 9)
+  assert generate._kept[0] is not refs
+  del changed, mlp, layers
+  gc.collect()
+  assert not generate._kept  # its memory is free again
+
+
+# --- bad inputs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("rows", "settings", "sentence"),
+  [
+    ([[1], []], {}, "prompt 1 is empty"),
+    ([[1, 67]], {}, "contains the token 67, the model's vocabulary ends at 66"),
+    ([[-1]], {}, "contains the token -1"),
+    ([[1] * 100], {"tokens": 29}, "has 100 tokens, with max_new_tokens=29 that is more than"),
+    ([[1]], {"tokens": 0}, "max_new_tokens is 0, expected at least 1"),
+    ([[1]], {"top_p": 7}, "top_p is 7, expected more than 0 and at most 1"),
+  ],
+)
+def test_bad_inputs(llama, rows, settings, sentence):
+  with pytest.raises(JaxsftError, match=sentence):
+    run(llama, rows, **settings)
+
+
+def test_the_last_position_can_be_used(llama):
+  assert len(run(llama, [[1] * 100], tokens=28)[0]) == 28
+
+
+def test_logits_that_are_not_numbers(llama):
+  network, params = llama
+  params = params | {"norm": {"scale": params["norm"]["scale"] * np.nan}}
+  with pytest.raises(JaxsftError, match="are not numbers"):
+    run((network, params), [[1, 2]])
+
+
+def test_a_network_without_a_vocabulary():
+  with pytest.raises(JaxsftError, match="'sequence' head, expected a language model"):
+    run(tiny.network("llama", "sequence"), [[1]])
+
+
+# --- text ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory):
+  path = checkpoints.checkpoint(tmp_path_factory.mktemp("chat") / "model", "llama")
+  return jaxsft.load(str(path))
+
+
+def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
+  messages = [{"role": "user", "content": "2 plus 2"}]
+  ids = chat.prompt_ids(messages, chatty.tokenizer).tolist()
+  new = generate.generate(
+    chatty.network,
+    chatty.params,
+    [ids],
+    max_new_tokens=20,
+    stop_ids=generate.stop_ids(chatty.base),
+    vocab_limit=len(chatty.tokenizer),
+  )
+  text = chatty.tokenizer.decode(new[0], skip_special_tokens=True)
+  assert text and chatty.generate("2 plus 2", 20) == chatty.generate(messages, 20) == text
+  assert generate.encode("2 plus 2", chatty.tokenizer) == ids
+
+
+def test_a_template_of_the_config(chatty):
+  template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+  template += "{% if add_generation_prompt %}a{% endif %}"
+  found = generate.encode("no", chatty.tokenizer, template)
+  expected = chatty.tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
+  assert found == expected
+
+
+def test_plain_text_without_a_template():
+  tokenizer = checkpoints.word_tokenizer()  # [CLS] words [SEP]
+  tokenizer.eos_token = "[SEP]"
+  expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
+  assert generate.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
+
+
+def test_every_stop_id_that_a_checkpoint_names(tmp_path):
+  checkpoints.checkpoint(tmp_path / "model", "llama")
+  for name, ids in (("generation_config.json", [5, 7]), ("config.json", 9)):
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids}))
+  base = jaxsft.load(str(tmp_path / "model")).base
+  assert generate.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
+
+
+@pytest.mark.parametrize(
+  "messages", [[{"role": "user"}], ["hello"], [{"role": 1, "content": ""}]]
+)
+def test_messages_that_are_none(chatty, messages):
+  with pytest.raises(JaxsftError, match=r"messages\[0\] is .*, expected \{'role'"):
+    chatty.generate(messages)
+
+
+def test_the_verb_streams_the_answer(chatty, capsys, monkeypatch):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+  argv = [f"--model={chatty.base.path}", "--prompt=a cat", "--max_new_tokens=20"]
+  generate.main([*argv, "--temperature=0.9", "--seed=2"])
+  expected = chatty.generate("a cat", 20, temperature=0.9, seed=2)
+  assert capsys.readouterr().out == f"{expected}\n"
+  with pytest.raises(UsageError, match="top_p is"):
+    generate.main([*argv, "--top_p=2"])
+
+
+def test_a_printed_character_is_whole(capsys):
+  from tests.templates import tiny as templates
+
+  tokenizer = templates.tokenizer("chatml")  # a token a byte
+  on_token, printed = generate._printer(tokenizer)
+  for token in tokenizer("né 🙂.", add_special_tokens=False)["input_ids"]:
+    on_token(0, [token])
+  assert capsys.readouterr().out == printed[0] == "né 🙂."
+
+
+def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
+  base = checkpoints.BERT | {"vocab_size": 61, "id2label": {"0": "a", "1": "b"}}
+  arch = families.FAMILIES["bert"].architecture(base)
+  head = families.head_of(families.FAMILIES["bert"], arch, "sequence", 2)
+  params = models.Network(arch, head).init(jax.random.key(0))
+  export.export(
+    tmp_path / "model",
+    source_config=base,
+    family=families.FAMILIES["bert"],
+    arch=arch,
+    head=head,
+    params=params,
+    tokenizer=checkpoints.word_tokenizer(),
+    labels=["a", "b"],
+  )
+  with pytest.raises(SystemExit) as stop:
+    command.run(generate.main, [f"--model={tmp_path / 'model'}", "--prompt=x"])
+  assert stop.value.code == 1
+  assert (
+    "BertForSequenceClassification, which does not write text; use python -m jaxsft.predict"
+    in (capsys.readouterr().err)
+  )

@@ -1,0 +1,159 @@
+"""The rules for the next token, beside those of transformers and on distributions by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import sampling
+from jaxsft.errors import UsageError
+from jaxsft.sampling import Sampling
+
+V = 37
+P = np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32)
+
+
+def logits(rows=4, seed=0):
+  return np.random.default_rng(seed).normal(0, 3, (rows, V)).astype(np.float32)
+
+
+def kept(top_k=0, top_p=1.0, min_p=0.0):
+  """Which of P's tokens stay; they are given out of order."""
+  order = np.array([3, 0, 4, 2, 1])
+  found = sampling.restrict(jnp.log(P[order]), top_k, top_p, min_p)
+  np.testing.assert_array_equal(
+    found[np.isfinite(found)], jnp.log(P[order])[np.isfinite(found)]
+  )
+  return sorted(order[np.isfinite(found)].tolist())
+
+
+@pytest.mark.parametrize(
+  ("rule", "stay"),
+  [
+    ({}, 5),
+    ({"top_k": 1}, 1),
+    ({"top_k": 3}, 3),
+    ({"top_k": 99}, 5),
+    ({"top_p": 0.39}, 1),
+    ({"top_p": 0.41}, 2),
+    ({"top_p": 0.69}, 2),
+    ({"top_p": 0.71}, 3),
+    ({"top_p": 1e-6}, 1),
+    ({"min_p": 0.3}, 3),
+    ({"min_p": 0.2}, 4),
+    ({"min_p": 1.0}, 1),
+    # Of two tokens with 4/7 and 3/7 the first alone reaches 0.5; of all five it does not.
+    ({"top_k": 2, "top_p": 0.5}, 1),
+    ({"top_p": 0.5}, 2),
+    ({"top_k": 4, "min_p": 0.3}, 3),
+  ],
+)
+def test_what_stays(rule, stay):
+  assert kept(**rule) == list(range(stay))
+
+
+def test_equally_likely_tokens_stay_together():
+  found = sampling.restrict(jnp.array([1.0, 2.0, 1.0, 0.0]), 2, 1.0, 0.0)
+  np.testing.assert_array_equal(np.isfinite(found), [True, True, True, False])
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.8, 0.97, 1.0])
+@pytest.mark.parametrize("top_k", [0, 1, 5, V])
+@pytest.mark.parametrize("min_p", [0.0, 0.05])
+def test_restriction_is_that_of_transformers(oracle, top_p, top_k, min_p):
+  from transformers import generation
+
+  rules = [generation.TopKLogitsWarper(top_k)] if top_k else []
+  rules += [generation.TopPLogitsWarper(top_p)] if top_p < 1 else []
+  rules += [generation.MinPLogitsWarper(min_p)] if min_p else []
+  scores = oracle.tensor(logits())
+  for rule in rules:
+    scores = rule(None, scores)
+  ours = sampling.restrict(logits(), top_k, top_p, min_p)
+  np.testing.assert_allclose(ours, scores.numpy())
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.8])
+def test_penalty_is_that_of_transformers(oracle, penalty):
+  from transformers import generation
+
+  ids = np.array([[1, 2, 2, 5], [0, 36, 7, 0], [9, 9, 9, 9], [3, 1, 4, 2]])
+  seen = np.zeros((4, V), bool)
+  np.put_along_axis(seen, ids, True, 1)
+  rule = generation.RepetitionPenaltyLogitsProcessor(penalty)
+  theirs = rule(oracle.tensor(ids), oracle.tensor(logits()))
+  np.testing.assert_allclose(sampling.penalise(logits(), seen, penalty), theirs.numpy())
+
+
+def draws(count, **settings):
+  """Tokens drawn from P by `count` rows that differ in their seeds alone."""
+  rules = Sampling(**settings)
+  rows = jnp.broadcast_to(jnp.log(P), (count, len(P)))
+  places, seen = jnp.full(count, 3), jnp.zeros(rows.shape, bool).at[:, 0].set(True)
+  return np.asarray(
+    sampling.choose(rows, rules.numbers, rules.parts, seen, jnp.arange(count), places)
+  )
+
+
+@pytest.mark.parametrize(
+  ("settings", "expected"),
+  [
+    ({"temperature": 1.0}, P),
+    ({"temperature": 0.5}, P**2),
+    ({"temperature": 2.0, "top_k": 3}, np.sqrt(P) * (np.arange(5) < 3)),
+    # top_p speaks of the distribution at this temperature: 0.55, 0.31, 0.08, 0.03, 0.01.
+    ({"temperature": 0.5, "top_p": 0.8}, P**2 * (np.arange(5) < 2)),
+    ({"temperature": 1.0, "repetition_penalty": 2.0}, P ** np.array([2, 1, 1, 1, 1])),
+  ],
+)
+def test_draws_follow_the_distribution(settings, expected):
+  count = 20000
+  found = np.bincount(draws(count, **settings), minlength=5) / count
+  expected = expected / expected.sum()
+  assert (found[expected == 0] == 0).all()
+  np.testing.assert_allclose(found, expected, atol=4 * np.sqrt(0.25 / count))
+
+
+def test_without_temperature_the_likeliest():
+  np.testing.assert_array_equal(draws(3), 0)
+  np.testing.assert_array_equal(draws(3, repetition_penalty=2.0), 1)  # log p is negative
+
+
+def test_a_draw_depends_on_seed_and_place_alone():
+  rules = Sampling(temperature=1.0)
+  choose = lambda rows, seeds, places: np.asarray(
+    sampling.choose(jnp.asarray(rows), rules.numbers, rules.parts, None, seeds, places)
+  )
+  rows, seeds, places = logits(64), jnp.arange(64) // 2, jnp.arange(64) + 5
+  whole = choose(rows, seeds, places)
+  np.testing.assert_array_equal(choose(rows[40:41], seeds[40:41], places[40:41]), whole[40:41])
+  flat = np.zeros((64, V), np.float32)
+  by_place = choose(flat, jnp.zeros(64, int), places)
+  by_seed = choose(flat, jnp.arange(64), jnp.zeros(64, int))
+  assert len(set(by_place)) > 20 and len(set(by_seed)) > 20
+  assert len(set(choose(flat, jnp.zeros(64, int), jnp.zeros(64, int)))) == 1
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("temperature", -0.1),
+    ("top_k", -1),
+    ("top_p", 0.0),
+    ("top_p", 1.1),
+    ("min_p", -0.1),
+    ("min_p", 1.5),
+    ("repetition_penalty", 0.0),
+    ("temperature", float("nan")),
+  ],
+)
+def test_bad_numbers(name, value):
+  with pytest.raises(UsageError, match=f"{name} is {value}, expected"):
+    Sampling(**{name: value})
+
+
+def test_numbers_are_no_part_of_a_program():
+  one, other = Sampling(temperature=1, top_p=0.5), Sampling(temperature=0.3, top_k=7)
+  assert one.parts == other.parts
+  kinds = lambda rules: jax.tree.map(lambda x: (x.dtype, x.shape), rules.numbers)
+  assert kinds(one) == kinds(other)
