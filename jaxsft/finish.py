@@ -96,7 +96,13 @@ def show_samples(job, state, when):
     return {}
   from jaxsft import generate
 
-  prompts = sample_prompts(job)
+  config, prompts = job.config.evaluate, sample_prompts(job)
+  limit = job.base.limit - config.max_new_tokens
+  template = job.data.context.chat_template
+  fits = [len(generate.encode(p, job.base.tokenizer, template)) <= limit for p in prompts]
+  if not all(fits):
+    job.logger.say(f"{fits.count(False)} sample prompts are too long to be answered")
+    prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
   params = step.merge(state.trainable, state.frozen)
   with job.logger.pause():
     texts = generate.answers(
@@ -105,8 +111,8 @@ def show_samples(job, state, when):
       job.base.tokenizer,
       prompts,
       stop_ids=stop_ids(job),
-      template=job.data.context.chat_template,
-      max_new_tokens=job.config.evaluate.max_new_tokens,
+      template=template,
+      max_new_tokens=config.max_new_tokens,
     )
   shown = [
     {"prompt": p[-1]["content"], "answer": text} for p, text in zip(prompts, texts, strict=True)

@@ -300,6 +300,24 @@ def _splash(q, k, v, rule, interpret=False):
   return local(q, k, v, rule.q_segments)
 
 
+# --- the cache -------------------------------------------------------------------------
+# Rows and heads are one axis, [B*K,S,H]: the products then take the cache as it lies, and it
+# is updated in place. From [B,S,K,H] XLA:CPU would copy all of it, transposed, at every token.
+
+
+def _store(held, new, slots):
+  """held [B*K,S,H] with new [B,T,K,H] at slots [B,T]; slots of S and more are left out."""
+  B, T, K, H = new.shape
+  new = new.transpose(0, 2, 1, 3).reshape(B * K, T, H).astype(held.dtype)
+  rows = jnp.arange(B * K)[:, None]
+  return held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop")
+
+
+def _of_rows(held, B):
+  """held [B*K,S,H] as keys or values [B,S,K,H]."""
+  return held.reshape(B, -1, *held.shape[1:]).transpose(0, 2, 1, 3)
+
+
 # --- the module ------------------------------------------------------------------------
 
 
@@ -319,7 +337,7 @@ class SelfAttention(nn.Module):
   def __call__(self, x, rule, *, rotation=None, rate=0.0, seed=None, cache=None):
     """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
 
-    cache: (k, v, slots): k and v [B,S,K,H], slots [B,T] where the new ones go; a slot of
+    cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new ones go; a slot of
     S or more is left out. The rule then speaks of all S slots.
     """
     project = partial(Linear, bias=self.bias, dtype=self.dtype, std=self.std)
@@ -333,11 +351,8 @@ class SelfAttention(nn.Module):
     if rotation is not None:
       q, k = layers.rotate(q, rotation), layers.rotate(k, rotation)
     if cache is not None:
-      past_k, past_v, slots = cache
-      rows = jnp.arange(x.shape[0])[:, None]
-      k = past_k.at[rows, slots].set(k.astype(past_k.dtype), mode="drop")
-      v = past_v.at[rows, slots].set(v.astype(past_v.dtype), mode="drop")
-      cache = (k, v)
-      k, v = k.astype(q.dtype), v.astype(q.dtype)
+      *past, slots = cache
+      cache = tuple(_store(*pair, slots) for pair in zip(past, (k, v), strict=True))
+      k, v = (_of_rows(held, len(slots)).astype(q.dtype) for held in cache)
     y = attend(q, k, v, rule, backend=self.backend, rate=rate, seed=seed)
     return project(self.width, name="o")(y.reshape(*x.shape[:2], -1)), cache

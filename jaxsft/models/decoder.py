@@ -129,10 +129,10 @@ def _stack(network, params, inputs, positions, rule, key=None, cache=None, slots
 def empty_cache(network, params, rows, length):
   """Room for `length` tokens in each of `rows` rows; a tuple a layer if `params` is so.
 
-  k and v [L,B,S,K,H]; segments [B,S], 0 where a slot is empty; lengths [B], tokens held.
+  k and v [L,B*K,S,H]; segments [B,S], 0 where a slot is empty; lengths [B], tokens held.
   """
   arch = network.arch
-  shape = (rows, length, arch.kv_heads, arch.head_dim)
+  shape = (rows * arch.kv_heads, length, arch.head_dim)
 
   def room():
     if isinstance(params["layers"], tuple):

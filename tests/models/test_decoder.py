@@ -58,7 +58,8 @@ def test_padding_is_not_stored():
   inputs, segments = ragged()
   cache = network.empty_cache(params, 3, 12)
   _, cache = network.decode(params, inputs, cache, segments=segments)
-  held = np.asarray(cache["segments"]) != 0
+  heads = network.arch.kv_heads
+  held = np.repeat(np.asarray(cache["segments"]) != 0, heads, axis=0)  # [B*K,S]
   for name in ("k", "v"):
     assert not np.asarray(cache[name])[:, ~held].any()
     assert np.abs(np.asarray(cache[name])[:, held]).min(-1).max() > 0
