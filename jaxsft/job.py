@@ -118,8 +118,10 @@ def make_train_step(config, task, network, tx, schedule):
 def resumable(config):
   """The settings that a resumed run must share with the one it goes on from."""
   values = config_lib.to_dict(config)
+  best = {key: values["evaluate"][key] for key in ("metric", "mode")}
   for group in ("log", "checkpoint", "export", "mesh", "evaluate"):
     del values[group]
+  values["evaluate"] = best  # values of another metric cannot be compared
   return values
 
 

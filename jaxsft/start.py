@@ -58,10 +58,13 @@ class Preemption:
     self._asked = False
 
   def __enter__(self):
+    self._old = None
+    if jax.process_count() > 1:  # jax.distributed listens, and tells all processes
+      return self
     try:
       self._old = signal.signal(signal.SIGTERM, self._ask)
     except ValueError:  # not the main thread, as in some notebooks
-      self._old = None
+      pass
     return self
 
   def __exit__(self, *_):
