@@ -13,7 +13,8 @@ Your own conversations, a JSONL file with {"messages": [{"role": …, "content":
 
     python -m jaxsft.train --config=configs/chat_smollm2.py --config.data.path=mine.jsonl
 
-Expected result: NOT MEASURED YET (held-out loss before and after, time on two CPU cores).
+Result: with --config.steps=6 the held-out loss is 1.462 and the token accuracy 0.719 (77
+conversations). The whole two epochs (52 updates) have not been measured yet.
 """
 
 import pathlib

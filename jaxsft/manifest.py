@@ -162,11 +162,17 @@ def sync(path: pathlib.Path) -> None:
 
 
 def discard(directory: pathlib.Path) -> None:
-  """Removes what a failed save wrote; its threads may still be adding to it for a moment."""
-  for _ in range(50):
-    shutil.rmtree(directory, ignore_errors=True)
-    if not directory.exists():
+  """Removes what a failed save wrote, until nothing new has come for two seconds.
+
+  Its threads may still be adding files, and directories that were just removed. What comes
+  even later is removed when the run is opened again.
+  """
+  quiet = 0
+  for _ in range(200):
+    quiet = 0 if directory.exists() else quiet + 1
+    if quiet == 20:
       return
+    shutil.rmtree(directory, ignore_errors=True)
     time.sleep(0.1)
 
 
