@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, step, weights
+from jaxsft import evaluate, export, generate, step, weights
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 
@@ -94,8 +94,6 @@ def show_samples(job, state, when):
   """Answers of a chat model to a few prompts, printed and returned; {} for other tasks."""
   if job.config.task != "chat" or not job.config.evaluate.max_new_tokens:
     return {}
-  from jaxsft import generate
-
   config, prompts = job.config.evaluate, sample_prompts(job)
   limit = job.base.limit - config.max_new_tokens
   template = job.data.context.chat_template
@@ -123,8 +121,6 @@ def show_samples(job, state, when):
 
 def stop_ids(job):
   """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
-  from jaxsft import generate
-
   return sorted(set(job.data.train.counts["stop_ids"]) | set(generate.stop_ids(job.base)))
 
 
