@@ -51,6 +51,8 @@ def run_side(script, side, args, settings, python):
     # The benchmark's own folder comes first in sys.path; jaxsft is found beside it.
     root = str(pathlib.Path(script).resolve().parent.parent)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.getenv("PYTHONPATH", "")])}
+    if side.startswith("jaxsft"):  # as `python -m jaxsft.train` starts itself
+      env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     env |= dict(pair.split("=", 1) for pair in args.env)
     if not args.compile_cache:
       env["JAX_COMPILATION_CACHE_DIR"] = ""

@@ -79,20 +79,14 @@ def squared_norm(tree):
   return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))
 
 
-def penalty(name, weight, params, mask):
-  """(value, gradient tree) of λ‖θ‖₂ ("l2") or λ‖θ‖₂² ("l2_squared") over the leaves in `mask`.
+def penalty(name, weight, params):
+  """(value, factor) of λ‖θ‖₂ ("l2") or λ‖θ‖₂² ("l2_squared") over the leaves that decay.
 
-  The norm is sqrt(Σθ² + 1e-12): at θ = 0 the plain one has no gradient. Leaves outside the
-  mask get a zero gradient.
+  The gradient of a leaf that decays is factor · leaf, of another 0. The norm is
+  sqrt(Σθ² + 1e-12): at θ = 0 the plain one has no gradient.
   """
-  chosen = jax.tree.map(lambda x, m: x if m else None, params, mask)
-  square = squared_norm(chosen)
+  square = squared_norm(jax.tree.map(lambda x, d: x if d else None, params, decays(params)))
   if name == "l2":
     norm = jnp.sqrt(square + 1e-12)
-    value, factor = weight * norm, weight / norm
-  else:
-    value, factor = weight * square, 2 * weight
-  gradient = jax.tree.map(
-    lambda x, m: factor * x if m else jnp.zeros((), x.dtype), params, mask
-  )
-  return value, gradient
+    return weight * norm, weight / norm
+  return weight * square, jnp.float32(2 * weight)

@@ -131,6 +131,12 @@ def put_batches(batches, mesh, row_axis=0, ahead=2):
   yield from queue
 
 
+def platform():
+  """Where the code being traced will run: the mesh knows, even when it only compiles."""
+  device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+  return jax.default_backend() if device is None else device.platform
+
+
 def constrain(x, *spec):
   """Pins an activation to the mesh; a no-op without one, so that a model also runs bare."""
   mesh = jax.sharding.get_abstract_mesh()

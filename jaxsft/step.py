@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsft import optim
+from jaxsft import optim, sharding
 
 
 @jax.tree_util.register_dataclass
@@ -74,30 +74,37 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
   weight = sums["loss"][1]
   scale = 1 / jnp.maximum(weight, 1e-9)
   metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
-  gradient = jax.tree.map(lambda g: g * scale, gradient)
   name, penalty_weight = penalty
+  pull = None  # gradient of the penalty: this times the leaf, where it decays
   if name != "none" and penalty_weight:
-    mask = optim.decays(state.trainable)
-    value, extra = optim.penalty(name, penalty_weight, state.trainable, mask)
-    gradient = jax.tree.map(jnp.add, gradient, extra)
-    metrics["penalty"] = value
-  norm = jnp.sqrt(optim.squared_norm(gradient))
-  if clip:
-    shrink = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9))
-    gradient = jax.tree.map(lambda g: g * shrink, gradient)
-  direction, opt_state = tx.update(gradient, state.opt_state, state.trainable)
+    metrics["penalty"], pull = optim.penalty(name, penalty_weight, state.trainable)
+
+  def objective_gradient(gradient, params):
+    gradient = jax.tree.map(lambda g: g * scale, gradient)
+    if pull is None:
+      return gradient
+    decays = optim.decays(params)
+    return jax.tree.map(lambda g, p, d: g + pull * p if d else g, gradient, params, decays)
+
+  norm = jnp.sqrt(optim.squared_norm(objective_gradient(gradient, state.trainable)))
+  shrink = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9)) if clip else 1.0
   rate = schedule(state.step)
-  updates = jax.tree.map(lambda d: -rate * d, direction)
+
+  def update(gradient, params, opt_state):
+    gradient = objective_gradient(gradient, params)
+    gradient = jax.tree.map(lambda g: g * shrink, gradient)
+    direction, opt_state = tx.update(gradient, opt_state, params)
+    updates = jax.tree.map(lambda d: -rate * d, direction)
+    return optax.apply_updates(params, updates), opt_state
+
   ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (weight > 0)
-  keep = lambda new, old: jnp.where(ok, new, old)
+  trainable, opt_state = _if_ok(ok, update, gradient, state.trainable, state.opt_state)
   bad = jnp.where(ok, 0, state.bad + 1)
   state = TrainState(
     step=state.step + 1,
-    trainable=jax.tree.map(
-      keep, optax.apply_updates(state.trainable, updates), state.trainable
-    ),
+    trainable=trainable,
     frozen=state.frozen,
-    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    opt_state=opt_state,
     skipped=state.skipped + ~ok,
     bad=bad,
   )
@@ -109,6 +116,19 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
     "bad": bad,
   }
   return state, metrics
+
+
+def _if_ok(ok, update, gradient, params, opt_state):
+  """(params, opt_state) of `update`, or as they were.
+
+  A choice between two arrays fuses into the update's one pass on an accelerator. XLA:CPU
+  makes three passes and keeps the old moments for each; a branch there spares the copies.
+  """
+  if sharding.platform() == "cpu":
+    leave = lambda gradient, params, opt_state: (params, opt_state)
+    return jax.lax.cond(ok, update, leave, gradient, params, opt_state)
+  new = update(gradient, params, opt_state)
+  return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, (params, opt_state))
 
 
 def _add_up(micro_step, batch):

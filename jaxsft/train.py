@@ -229,4 +229,5 @@ def train(job, state, loop, preemption):
 
 
 if __name__ == "__main__":
+  command.use_huge_pages()
   command.run(main)

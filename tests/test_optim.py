@@ -62,18 +62,18 @@ def test_only_matrices_and_embeddings_decay():
 @pytest.mark.parametrize("name", ["l2", "l2_squared"])
 def test_penalty_gradient_is_the_derivative_of_its_value(name):
   mask = optim.decays(PARAMS)
-  value, gradient = optim.penalty(name, 0.3, PARAMS, mask)
+  value, factor = optim.penalty(name, 0.3, PARAMS)
   square = 6 * 4.0 + 8 * 9.0 + 4 * 16.0  # embedding, q kernel, head kernel
   np.testing.assert_allclose(value, 0.3 * (square**0.5 if name == "l2" else square), rtol=1e-6)
-  derived = jax.grad(lambda p: optim.penalty(name, 0.3, p, mask)[0])(PARAMS)
-  full = jax.tree.map(lambda g, p: jnp.broadcast_to(g, p.shape), gradient, PARAMS)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), full, derived)
+  derived = jax.grad(lambda p: optim.penalty(name, 0.3, p)[0])(PARAMS)
+  gradient = jax.tree.map(lambda p, m: factor * m * p, PARAMS, mask)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient, derived)
 
 
 def test_penalty_at_zero_is_finite():
   zero = jax.tree.map(jnp.zeros_like, PARAMS)
-  _, gradient = optim.penalty("l2", 1.0, zero, optim.decays(zero))
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+  value, factor = optim.penalty("l2", 1.0, zero)
+  assert np.isfinite(value) and np.isfinite(factor)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])

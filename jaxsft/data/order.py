@@ -307,8 +307,8 @@ def _with_buckets(plan: Plan) -> Plan:
 
 
 def _price(values, plan: Plan) -> float:
-  """Of one more shape: a compilation, counted as the work of 20 updates."""
-  return 20 * float(np.mean(values)) * len(values) / plan.num_steps
+  """Of one more shape: a compilation, counted as the work of 10 updates."""
+  return 10 * float(np.mean(values)) * len(values) / plan.num_steps
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:

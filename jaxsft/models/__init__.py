@@ -45,15 +45,16 @@ class Network:
     """The same tree of jax.ShapeDtypeStruct, computed without memory."""
     return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
-  def hidden(self, params, batch, key=None):
+  def hidden(self, params, batch, key=None, places=None):
     """[B,T,D]. batch: inputs [B,T]; segments, positions, token_types have defaults.
 
+    places [B,M]: [B,M,D] at these alone, for less work.
     Without segments every token belongs to segment 1; without positions they count from 0
     in each segment; without token_types they are 0. key: dropout; None: none at all.
     """
     module = decoder if self.causal else encoder
     key = None if key is None else jax.random.fold_in(key, 0)
-    return module.hidden(self, params, _complete(batch), key)
+    return module.hidden(self, params, _complete(batch), key, places)
 
   def logits(self, params, batch, key=None):
     """float32: [B,T,V] for "lm", [B,M,C] for "sequence", [B,T,C] for "token".
@@ -71,11 +72,11 @@ class Network:
 
   def sequence_logits(self, params, batch, key=None):
     """[B,M,C] float32, as in `logits`."""
-    x = self.hidden(params, batch, key)
     ids = batch.get("example_ids", batch.get("labels"))
     most = 1 if ids is None else ids.shape[1]
-    segments = _complete(batch)["segments"]
-    return heads.sequence_logits(params, x, segments, self.head, most, _head_key(key))
+    places = heads.segment_places(_complete(batch)["segments"], most, self.head.pool)
+    x = self.hidden(params, batch, key, places)
+    return heads.sequence_logits(params, x, self.head, _head_key(key))
 
   def output_kernel(self, params):
     """[V,D] of the projection to the vocabulary: its own, or the token table if tied."""

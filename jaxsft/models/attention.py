@@ -16,6 +16,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from jaxsft import sharding
 from jaxsft.errors import JaxsftError
 from jaxsft.models import layers
 from jaxsft.models.layers import Linear
@@ -66,6 +67,15 @@ def allowed(rule, queries=slice(None), keys=slice(None)):
   return ok
 
 
+def asking(rule, places):
+  """The rule of a row's own tokens, for the queries at places [B,M] alone; None: all."""
+  if places is None:
+    return rule
+  keys = jnp.arange(rule.k_segments.shape[1], dtype=jnp.int32)[None]
+  segments = layers.at(rule.q_segments, places)
+  return Rule(segments, rule.k_segments, rule.causal, rule.window, places, keys)
+
+
 def attend(q, k, v, rule, *, backend="auto", rate=0.0, seed=None):
   """q [B,T,N,H], k and v [B,S,K,H] -> [B,T,N,H]; scores are scaled by H**-0.5.
 
@@ -88,15 +98,9 @@ def attend(q, k, v, rule, *, backend="auto", rate=0.0, seed=None):
   return _xla(q, k, v, rule, seed if dropping else None, rate if dropping else 0.0)
 
 
-def _platform():
-  """Where the code being traced will run: the mesh knows, even when it only compiles."""
-  device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-  return jax.default_backend() if device is None else device.platform
-
-
 def _limits(backend, q, k, rule, dropping):
   """What keeps `backend` from honouring this call, or None."""
-  platform, (_, T, N, H), (_, S, K, _) = _platform(), q.shape, k.shape
+  platform, (_, T, N, H), (_, S, K, _) = sharding.platform(), q.shape, k.shape
   if backend == "xla":
     return None
   if dropping:
@@ -137,7 +141,7 @@ def _refuse(backend, q, k, rule, dropping):
 
 
 def _pick(q, k, rule, dropping):
-  preferred = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(_platform(), "xla")
+  preferred = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(sharding.platform(), "xla")
   return "xla" if _limits(preferred, q, k, rule, dropping) else preferred
 
 
@@ -159,9 +163,9 @@ def _xla(q, k, v, rule, seed, rate):
 
 def _blocks(rule, T, S):
   """(queries, keys) slices that cover everything the rule allows."""
-  if rule.q_places is not None or T != S:
-    return [(slice(0, T), slice(0, S))]
   size = max(BLOCK, -(-T // MAX_BLOCKS))
+  if rule.q_places is not None or T != S:
+    return [(slice(t, min(t + size, T)), slice(0, S)) for t in range(0, T, size)]
   blocks = []
   for start in range(0, T, size):
     stop = min(start + size, T)
@@ -334,25 +338,28 @@ class SelfAttention(nn.Module):
   backend: str
 
   @nn.compact
-  def __call__(self, x, rule, *, rotation=None, rate=0.0, seed=None, cache=None):
+  def __call__(self, x, rule, *, rotation=None, rate=0.0, seed=None, cache=None, places=None):
     """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
 
+    places [B,M]: only these tokens ask, the result is [B,M,D]; None: all.
     cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new ones go; a slot of
     S or more is left out. The rule then speaks of all S slots.
     """
     project = partial(Linear, bias=self.bias, dtype=self.dtype, std=self.std)
 
-    def split(name, heads):
+    def split(name, x, heads):
       y = project(heads * self.head_dim, name=name)(x)
       return y.reshape(*x.shape[:2], heads, self.head_dim)
 
-    q, k = split("q", self.heads), split("k", self.kv_heads)
-    v = split("v", self.kv_heads)
+    q = split("q", layers.at(x, places), self.heads)
+    k, v = split("k", x, self.kv_heads), split("v", x, self.kv_heads)
     if rotation is not None:
-      q, k = layers.rotate(q, rotation), layers.rotate(k, rotation)
+      q = layers.rotate(q, tuple(layers.at(r, places) for r in rotation))
+      k = layers.rotate(k, rotation)
     if cache is not None:
       *past, slots = cache
       cache = tuple(_store(*pair, slots) for pair in zip(past, (k, v), strict=True))
       k, v = (_of_rows(held, len(slots)).astype(q.dtype) for held in cache)
-    y = attend(q, k, v, rule, backend=self.backend, rate=rate, seed=seed)
-    return project(self.width, name="o")(y.reshape(*x.shape[:2], -1)), cache
+    backend = self.backend if places is None else "xla"  # few queries need no kernel
+    y = attend(q, k, v, asking(rule, places), backend=backend, rate=rate, seed=seed)
+    return project(self.width, name="o")(y.reshape(*y.shape[:2], -1)), cache

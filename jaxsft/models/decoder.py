@@ -60,7 +60,7 @@ class Layer(nn.Module):
   backend: str
 
   @nn.compact
-  def __call__(self, x, rule, rotation, key=None, cache=None):
+  def __call__(self, x, rule, rotation, key=None, cache=None, places=None):
     arch = self.arch
     attend = attention.SelfAttention(
       width=arch.width,
@@ -92,20 +92,26 @@ class Layer(nn.Module):
       rate=arch.attention_dropout,
       seed=seed,
       cache=cache,
+      places=places,
     )
-    x = x + y
+    x = layers.at(x, places) + y
     return x + mlp(norm(name="mlp_norm")(x)), cache
 
 
-def hidden(network, params, batch, key=None):
-  """[B,T,D] of a batch with inputs, segments and positions [B,T], after the last norm."""
+def hidden(network, params, batch, key=None, places=None):
+  """[B,T,D] of a batch with inputs, segments and positions [B,T], after the last norm.
+
+  places [B,M]: [B,M,D] at these alone; what the last layer would do elsewhere is not done.
+  """
   segments = batch["segments"]
   rule = attention.Rule(segments, segments, causal=True)
-  x, _ = _stack(network, params, batch["inputs"], batch["positions"], rule, key)
+  x, _ = _stack(network, params, batch["inputs"], batch["positions"], rule, key, places=places)
   return x
 
 
-def _stack(network, params, inputs, positions, rule, key=None, cache=None, slots=None):
+def _stack(
+  network, params, inputs, positions, rule, key=None, cache=None, slots=None, places=None
+):
   """cache: (k, v), stacked [L, …] or tuples alike to the layers; returns the new one."""
   arch, dtype = network.arch, network.dtype
   layer = Layer(arch, dtype, network.attention)
@@ -113,14 +119,20 @@ def _stack(network, params, inputs, positions, rule, key=None, cache=None, slots
   x = sharding.constrain(x, *network.ROWS)
   rotation = layers.rotations(arch.rope, arch.head_dim, positions)
 
-  def apply(one, x, index, past):
+  def apply(one, x, index, past, places=None):
     layer_key = None if key is None else jax.random.fold_in(key, index)
     past = None if past is None else (*past, slots)
-    x, new = layer.apply({"params": one}, x, rule, rotation, layer_key, past)
-    return sharding.constrain(x, *network.ROWS), new
+    x, new = layer.apply({"params": one}, x, rule, rotation, layer_key, past, places)
+    return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), new
 
   x, cache = layers.run_layers(
-    apply, params["layers"], x, cache, unroll=network.unroll, remat=network.remat
+    apply,
+    params["layers"],
+    x,
+    cache,
+    last=None if places is None else partial(apply, places=places),
+    unroll=network.unroll,
+    remat=network.remat,
   )
   norm = layers.RMSNorm(arch.eps, dtype)
   return norm.apply({"params": params["norm"]}, x), cache

@@ -58,7 +58,7 @@ class Layer(nn.Module):
   backend: str
 
   @nn.compact
-  def __call__(self, x, rule, key=None):
+  def __call__(self, x, rule, key=None, places=None):
     arch = self.arch
     attend = attention.SelfAttention(
       width=arch.width,
@@ -83,14 +83,18 @@ class Layer(nn.Module):
     )
     norm = partial(layers.LayerNorm, arch.eps, self.dtype)
     seed = None if key is None else layers.seed_of(key, 0)
-    y, _ = attend(x, rule, rate=arch.attention_dropout, seed=seed)
-    x = norm(name="attn_norm")(x + layers.dropout(y, arch.dropout, key, 1))
+    y, _ = attend(x, rule, rate=arch.attention_dropout, seed=seed, places=places)
+    x = layers.at(x, places) + layers.dropout(y, arch.dropout, key, 1)
+    x = norm(name="attn_norm")(x)
     y = layers.dropout(mlp(x), arch.dropout, key, 2)
     return norm(name="mlp_norm")(x + y)
 
 
-def hidden(network, params, batch, key=None):
-  """[B,T,D] of a batch with inputs, segments, positions and token_types [B,T]."""
+def hidden(network, params, batch, key=None, places=None):
+  """[B,T,D] of a batch with inputs, segments, positions and token_types [B,T].
+
+  places [B,M]: [B,M,D] at these alone; what the last layer would do elsewhere is not done.
+  """
   arch, dtype = network.arch, network.dtype
   inputs, segments = batch["inputs"], batch["segments"]
   embed, layer = Embedding(arch, dtype), Layer(arch, dtype, network.attention)
@@ -99,12 +103,17 @@ def hidden(network, params, batch, key=None):
   x = sharding.constrain(x, *network.ROWS)
   rule = attention.Rule(segments, segments, causal=False)
 
-  def apply(one, x, index, _):
+  def apply(one, x, index, _, places=None):
     layer_key = None if key is None else jax.random.fold_in(key, index)
-    x = layer.apply({"params": one}, x, rule, layer_key)
-    return sharding.constrain(x, *network.ROWS), None
+    x = layer.apply({"params": one}, x, rule, layer_key, places)
+    return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), None
 
   x, _ = layers.run_layers(
-    apply, params["layers"], x, unroll=network.unroll, remat=network.remat
+    apply,
+    params["layers"],
+    x,
+    last=None if places is None else partial(apply, places=places),
+    unroll=network.unroll,
+    remat=network.remat,
   )
   return x

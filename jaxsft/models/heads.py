@@ -75,10 +75,8 @@ def segment_places(segments, max_segments, pool):
   return jnp.where(jnp.any(mine, -1), last, 0)
 
 
-def sequence_logits(params, hidden, segments, head, max_segments, key=None):
-  """hidden [B,T,D] -> [B,M,C] float32; what absent segments get means nothing."""
-  places = segment_places(segments, max_segments, head.pool)
-  x = jnp.take_along_axis(hidden, places[..., None], axis=1)
+def sequence_logits(params, x, head, key=None):
+  """x [B,M,D], hidden at `segment_places` -> [B,M,C] float32; absent ones mean nothing."""
   if head.pooler:
     x = jnp.tanh(layers.linear(params["pooler"], x, x.dtype))
   return token_logits(params, x, head, key)

@@ -153,6 +153,13 @@ class Mlp(nn.Module):
     return project(self.width, name="down")(y)
 
 
+def at(x, places):
+  """x [B,T,…] at places [B,M] -> [B,M,…]; all of x where places is None."""
+  if places is None:
+    return x
+  return jnp.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
 # --- positions -------------------------------------------------------------------------
 
 
@@ -277,16 +284,26 @@ REMAT = {
 }
 
 
-def run_layers(layer, params, x, per_layer=None, *, unroll=1, remat="none"):
+def run_layers(layer, params, x, per_layer=None, *, last=None, unroll=1, remat="none"):
   """Applies layer(params, x, index, extra) -> (x, out) from the first layer to the last.
 
   params: dict of leaves stacked [L, …], scanned; or a tuple of dicts, one a layer, which
   become straight code (no slice of a stack is copied; for decoding). per_layer: a tree
-  stacked, or a tuple, alike. Returns x and the outs, stacked or as a tuple alike.
+  stacked, or a tuple, alike. last: what to apply instead of `layer` at the end, where x may
+  change its shape; then nothing is returned but x. Returns x and the outs, stacked or as a
+  tuple alike.
   """
-  if REMAT[remat] is not None:
-    layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
-  if isinstance(params, tuple):
+  straight = isinstance(params, tuple)
+  num_layers = len(params) if straight else jax.tree.leaves(params)[0].shape[0]
+  if last is not None:
+    take = lambda part: params[part] if straight else jax.tree.map(lambda p: p[part], params)
+    if num_layers > 1:
+      x, _ = run_layers(layer, take(slice(-1)), x, unroll=unroll, remat=remat)
+    return last(take(-1), x, num_layers - 1, None)[0], None
+  if REMAT[remat] is not None:  # without a loop, the compiler would undo it
+    looped = not straight and unroll < num_layers
+    layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not looped)
+  if straight:
     outs = []
     for index, one in enumerate(params):
       x, out = layer(one, x, index, None if per_layer is None else per_layer[index])
@@ -297,6 +314,5 @@ def run_layers(layer, params, x, per_layer=None, *, unroll=1, remat="none"):
     one, index, extra = slices
     return layer(one, x, index, extra)
 
-  num_layers = jax.tree.leaves(params)[0].shape[0]
   xs = (params, jnp.arange(num_layers), per_layer)
   return lax.scan(body, x, xs, unroll=min(unroll, num_layers))

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsft import sharding
 from jaxsft.errors import JaxsftError
 from jaxsft.models import attention, layers
 
@@ -160,7 +161,7 @@ def test_a_backend_that_cannot_is_refused():
   ],
 )
 def test_auto_takes_what_the_platform_can(monkeypatch, platform, dtype, T, dropping, expected):
-  monkeypatch.setattr(attention, "_platform", lambda: platform)
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
   q = jnp.zeros((1, T, N, H), dtype)
   its_rule = attention.Rule(jnp.ones((1, T)), jnp.ones((1, T)), True)
   assert attention._pick(q, q[:, :, :K], its_rule, dropping) == expected
