@@ -4,7 +4,6 @@ import time
 
 import jax
 
-
 CPU_OPTIONS = {
   # In the other order XLA:CPU keeps more alive (a third more in a step of the quickstart) and
   # is no faster: every product fills all cores anyway.
