@@ -8,6 +8,7 @@ from jaxsft.config_values import nearest
 from jaxsft.errors import JaxsftError, UsageError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
+HUGE_PAGES_OF_SYSTEM = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def parse(argv, flags, needs_config=True):
@@ -117,7 +118,7 @@ def use_huge_pages():
   if "hugetlb" in set_already or not getattr(main, "name", "").startswith("jaxsft."):
     return
   try:
-    with open("/sys/kernel/mm/transparent_hugepage/enabled") as file:
+    with open(HUGE_PAGES_OF_SYSTEM) as file:
       on_request = "[madvise]" in file.read()
     library, _, version = os.confstr("CS_GNU_LIBC_VERSION").partition(" ")
   except (OSError, ValueError, AttributeError):  # not Linux, or not glibc

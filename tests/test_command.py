@@ -1,5 +1,9 @@
 """Flags of the verbs, and exit codes."""
 
+import os
+import sys
+import types
+
 import pytest
 
 from jaxsft import command
@@ -49,3 +53,37 @@ def test_exit_codes(error, code, capsys):
     command.run(main, [])
   assert stop.value.code == code
   assert capsys.readouterr().err == "error: x\n"
+
+
+@pytest.mark.parametrize(
+  ("system", "tunables", "main", "expected"),
+  [
+    ("always [madvise] never", None, "jaxsft.train", "glibc.malloc.hugetlb=1"),
+    ("always [madvise] never", "a.b=1", "jaxsft.train", "a.b=1:glibc.malloc.hugetlb=1"),
+    ("always [madvise] never", "glibc.malloc.hugetlb=0", "jaxsft.train", None),
+    ("[always] madvise never", None, "jaxsft.train", None),
+    (None, None, "jaxsft.train", None),
+    ("always [madvise] never", None, "somebody.elses", None),
+    ("always [madvise] never", None, None, None),
+  ],
+)
+def test_training_starts_anew_with_huge_pages(
+  monkeypatch, tmp_path, system, tunables, main, expected
+):
+  """Once, with the same arguments, and only where it is our command and has an effect."""
+  page = tmp_path / "enabled"
+  if system:
+    page.write_text(system)
+  monkeypatch.setattr(command, "HUGE_PAGES_OF_SYSTEM", str(page))
+  monkeypatch.setattr(command.os, "confstr", lambda _: "glibc 2.36", raising=False)
+  spec = main and types.SimpleNamespace(name=main)
+  monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxsft.train", "--config=x y.py"])
+  monkeypatch.setenv("GLIBC_TUNABLES", tunables or "")
+  started = []
+  monkeypatch.setattr(
+    command.os, "execv", lambda *a: started.append((a, os.environ["GLIBC_TUNABLES"]))
+  )
+  command.use_huge_pages()
+  arguments = [sys.executable, "-m", "jaxsft.train", "--config=x y.py"]
+  assert started == ([((sys.executable, arguments), expected)] if expected else [])

@@ -4,7 +4,6 @@ Nothing leaves without being counted: `Cleaned.left_out` says how many rows went
 """
 
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -118,22 +117,6 @@ def held_out(id: str, fraction: float | int) -> bool:
   """Whether the row of that id is held out."""
   digest = hashlib.sha256(id.encode(errors="surrogatepass")).digest()
   return int.from_bytes(digest[:8]) < fraction * 2**64
-
-
-def shared_texts(
-  train: Iterable[Row], held_out: Iterable[Row], task_fields: Sequence[str]
-) -> int:
-  """How many held-out rows say what a training row says too, but for case and spaces."""
-  seen = {_content(row, task_fields) for row in train}
-  return sum(_content(row, task_fields) in seen for row in held_out)
-
-
-def _content(row: Row, task_fields: Sequence[str]) -> bytes:
-  names = {name for name in (*task_fields, *TEXT_FIELDS) if name != "label"}
-  said = {name: row.fields[name] for name in sorted(names) if name in row.fields}
-  text = json.dumps(said, ensure_ascii=False, default=str)
-  text = re.sub(r"(?:\s|\\[nrt])+", " ", text).replace(' "', '"').replace('" ', '"').casefold()
-  return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _empty_field(row: Row, needed: Sequence[str]) -> str | None:

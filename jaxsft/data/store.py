@@ -104,24 +104,6 @@ def canonical(key: dict) -> str:
   return json.dumps({**key, "builder": VERSION}, sort_keys=True, allow_nan=False)
 
 
-def identity(path: pathlib.Path) -> str:
-  """sha256 over the bytes and the names of a file, or of all files of a directory.
-
-  Names count because the ids of rows are made of them (file:line).
-  """
-  path = pathlib.Path(path)
-  files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-  if not files:
-    raise JaxsftError(f"found no file at {path}; point data.path at an existing one")
-  total = hashlib.sha256()
-  for file in files:
-    name = file.name if file == path else file.relative_to(path).as_posix()
-    with file.open("rb") as stream:
-      digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    total.update(f"{json.dumps(name)} {digest}\n".encode())
-  return total.hexdigest()
-
-
 def build(
   examples: Iterable[tuple[str, Example]],
   key: dict,

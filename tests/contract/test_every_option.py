@@ -40,7 +40,7 @@ FLIPS = {
   "model.dtype": ("step", CLASSIFY, "bfloat16", {}),
   "model.dropout": ("step", CLASSIFY, None, {}),
   "model.remat": ("step", CLASSIFY, "full", {}),
-  "model.unroll": ("step", CLASSIFY, 2, {}),
+  "model.unroll": ("step", CHAT, 2, {}),
   "model.attention": ("step", CLASSIFY, "splash", {}),
   "data.path": ("data", CLASSIFY, "DATA OF number", {}),
   "data.sha256": ("data", CLASSIFY, "0" * 64, {}),

@@ -160,17 +160,3 @@ def test_split_needs_both_sides():
   for fraction in (1, -0.1, 1.5):
     with pytest.raises(UsageError, match=r"data\.split is"):
       clean.split(rows, fraction)
-
-
-def test_shared_texts():
-  train = [row(1, text="A  film", label="a"), row(2, text="other", text_pair="p")]
-  held = [
-    row(3, text="a film\n", label="b"),  # the same text with another label
-    row(4, text="other", text_pair="q"),
-    row(5, text="new"),
-  ]
-  assert clean.shared_texts(train, held, FIELDS) == 1
-  chats = [
-    row(i, messages=[{"content": c}], extra=i) for i, c in enumerate(["x y", "x  y", "z"])
-  ]
-  assert clean.shared_texts(chats[:1], chats[1:], ("messages",)) == 1

@@ -249,24 +249,6 @@ def test_no_example_is_an_error(tmp_path):
     store.build(iter(()), KEY, tmp_path, {"too long": 3})
 
 
-def test_identity_sees_every_bit_and_name(tmp_path):
-  folder = tmp_path / "d"
-  (folder / "sub").mkdir(parents=True)
-  (folder / "a.jsonl").write_bytes(b"abc")
-  (folder / "sub" / "b.jsonl").write_bytes(b"xyz")
-  file = store.identity(folder / "a.jsonl")
-  seen = [store.identity(folder)]
-  assert store.identity(folder) == seen[0]
-  (folder / "a.jsonl").write_bytes(b"abb")
-  seen.append(store.identity(folder))
-  assert store.identity(folder / "a.jsonl") != file
-  (folder / "sub" / "b.jsonl").rename(folder / "b.jsonl")
-  seen.append(store.identity(folder))
-  assert len(set(seen)) == 3
-  with pytest.raises(JaxsftError, match="no file"):
-    store.identity(tmp_path / "missing")
-
-
 def test_supervised_counts(tmp_path):
   built = store.build(examples(), KEY, tmp_path / "a")
   expected = [int((e["weights"] > 0).sum()) for _, e in examples()]

@@ -150,13 +150,14 @@ def test_what_nobody_reads_is_not_computed():
   assert every - some > 0.9 * 2 * kernels * (batch["inputs"].size - 2)
 
 
-def test_every_layer_and_site_drops_different_places(monkeypatch):
+@pytest.mark.parametrize("places", [None, jnp.array([[0]])])
+def test_every_layer_and_site_drops_different_places(monkeypatch, places):
   network, params = tiny.network("bert", "none")
   keys, bits = [], jax.random.bits
   record = lambda key, *rest: keys.append(jax.random.key_data(key)) or bits(key, *rest)
   monkeypatch.setattr(jax.random, "bits", record)
   params = decoder.unstack(params)  # so that every layer is traced
-  network.hidden(params, tiny.packed(tiny.rows(61, (5,))), jax.random.key(0))
+  network.hidden(params, tiny.packed(tiny.rows(61, (5,))), jax.random.key(0), places)
   different = {tuple(np.asarray(key).tolist()) for key in keys}
   assert len(different) == len(keys) == 3 * 3 + 1
 

@@ -1,0 +1,37 @@
+"""What the MFU divides by: the products of a token, counted in the traced program."""
+
+import jax
+import numpy as np
+import pytest
+from jax import extend
+
+from jaxsft import job
+from jaxsft.tuning import select
+from tests.models import tiny
+
+
+def products(jaxpr):
+  """Floating-point operations of all dot_general of a program, loops counted out."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      (contracted, _), _ = eqn.params["dimension_numbers"]
+      shape = eqn.invars[0].aval.shape
+      total += 2 * eqn.outvars[0].aval.size * int(np.prod([shape[i] for i in contracted]))
+    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    total += sum(times * products(inner) for inner in extend.core.jaxprs_in_params(eqn.params))
+  return total
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "sequence"), ("llama", "lm")])
+def test_flops_of_a_token_are_those_of_the_program(family, kind):
+  network, params = tiny.network(family, kind)
+  (example,) = tiny.rows(61, (24,))
+  batch = tiny.packed([example], padding=0)
+  forward = products(jax.make_jaxpr(network.logits)(params, batch).jaxpr)
+  chosen = {path for path, _ in select.paths(network.shapes())}
+  counted = job.flops_per_token(network, network.shapes(), chosen, [24])
+  if network.causal:  # counted is what a query may see; the program masks the other half
+    arch = network.arch
+    counted += 12 * arch.layers * arch.heads * arch.head_dim * 24 / 2
+  np.testing.assert_allclose(24 * counted / 3, forward, rtol=1e-6)
