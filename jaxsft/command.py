@@ -1,5 +1,6 @@
 """The command line of every verb: flags, `--config.a.b=v` overrides, errors as sentences."""
 
+import contextlib
 import os
 import sys
 
@@ -8,6 +9,7 @@ from jaxsft.config_values import nearest
 from jaxsft.errors import JaxsftError, UsageError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
+STARTED_ANEW = "JAXSFT_STARTED_ANEW"
 HUGE_PAGES_OF_SYSTEM = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
@@ -113,7 +115,9 @@ def use_huge_pages():
   page faults of 4 KiB. glibc reads the setting when a process starts, never later; where
   the system gives huge pages to everybody or to nobody, nothing is done.
   """
-  set_already = os.environ.get("GLIBC_TUNABLES", "")
+  set_already, mark = os.environ.get("GLIBC_TUNABLES", ""), str(os.getpid())
+  if os.environ.get(STARTED_ANEW) == mark or sys.gettrace() or sys.getprofile():
+    return  # once, and not under a debugger, which would lose its hold
   main = getattr(sys.modules["__main__"], "__spec__", None)
   if "hugetlb" in set_already or not getattr(main, "name", "").startswith("jaxsft."):
     return
@@ -125,5 +129,8 @@ def use_huge_pages():
     return
   if not on_request or library != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
     return
-  os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [set_already, HUGE_PAGES]))
-  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  changed = {"GLIBC_TUNABLES": ":".join(filter(None, [set_already, HUGE_PAGES]))}
+  changed[STARTED_ANEW] = mark  # starting anew keeps the process's number
+  with contextlib.suppress(OSError, TypeError):  # not allowed: then without
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, **changed})

@@ -128,23 +128,25 @@ def resumable(config):
 def flops_per_token(network, shapes, chosen, lengths):
   """Floating-point operations of one training token, as log.flops_per_token counts them.
 
-  A sentence head reads one token of each example, and only for these there is more of the
-  last layer than keys and values.
+  A sentence head reads one token of each example; without a loop over layers, only for
+  these there is more of the last layer than keys and values (layers.run_layers).
   """
   arch, lengths = network.arch, np.asarray(lengths, np.float64)
   read = len(lengths) / lengths.sum() if network.head.kind == "sequence" else 1.0
+  few = network.head.kind == "sequence" and network.unroll >= arch.layers
   sizes = {}
   for path, leaf in select.paths(shapes):
     table = path == "embed/tokens/embedding" and network.head.kind == "lm" and network.tied
     if not (path.endswith("kernel") or table):
       continue
     if path.startswith("layers/"):
-      last = 1.0 if path.split("/")[-2] in ("k", "v") else read
+      last = read if few and path.split("/")[-2] not in ("k", "v") else 1.0
       sizes[path] = leaf.size * (arch.layers - 1 + last) / arch.layers
     else:
       sizes[path] = leaf.size * (1.0 if network.head.kind == "lm" else read)
   keys = float((lengths**2).sum() / lengths.sum()) * (0.5 if network.causal else 1.0)
   width = arch.heads * getattr(arch, "head_dim", arch.width // arch.heads)
   trainable = sum(size for path, size in sizes.items() if path in chosen)
-  asked = arch.layers - 1 + read
+  # The token that is read sees all of its example, so that these queries see each token once.
+  asked = arch.layers - 1 + 1 / keys if few else arch.layers
   return log.flops_per_token(sum(sizes.values()), trainable, asked, width, keys)

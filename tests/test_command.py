@@ -81,9 +81,31 @@ def test_training_starts_anew_with_huge_pages(
   monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxsft.train", "--config=x y.py"])
   monkeypatch.setenv("GLIBC_TUNABLES", tunables or "")
   started = []
-  monkeypatch.setattr(
-    command.os, "execv", lambda *a: started.append((a, os.environ["GLIBC_TUNABLES"]))
-  )
+  monkeypatch.setattr(command.os, "execve", lambda *a: started.append(a))
+  monkeypatch.setattr(sys, "gettrace", lambda: None)  # a coverage run is a debugger too
   command.use_huge_pages()
-  arguments = [sys.executable, "-m", "jaxsft.train", "--config=x y.py"]
-  assert started == ([((sys.executable, arguments), expected)] if expected else [])
+  if not expected:
+    assert started == []
+    return
+  ((path, arguments, environment),) = started
+  assert path == sys.executable and environment["GLIBC_TUNABLES"] == expected
+  assert arguments == [sys.executable, "-m", "jaxsft.train", "--config=x y.py"]
+  monkeypatch.setenv(command.STARTED_ANEW, environment[command.STARTED_ANEW])
+  command.use_huge_pages()  # as in the process that was started, had glibc's own been removed
+  monkeypatch.delenv(command.STARTED_ANEW)
+  monkeypatch.setattr(sys, "gettrace", lambda: print)
+  command.use_huge_pages()
+  assert len(started) == 1
+
+
+def test_training_goes_on_where_it_may_not_start_anew(monkeypatch, tmp_path):
+  page = tmp_path / "enabled"
+  page.write_text("[madvise]")
+  monkeypatch.setattr(command, "HUGE_PAGES_OF_SYSTEM", str(page))
+  spec = types.SimpleNamespace(name="jaxsft.train")
+  monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+  monkeypatch.setattr(sys, "gettrace", lambda: None)
+  monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+  monkeypatch.setenv("GLIBC_TUNABLES", "")
+  command.use_huge_pages()
+  assert os.environ["GLIBC_TUNABLES"] == ""

@@ -71,6 +71,7 @@ def asking(rule, places):
   """The rule of a row's own tokens, for the queries at places [B,M] alone; None: all."""
   if places is None:
     return rule
+  assert rule.q_places is None, "queries that are not in step with the keys have places"
   keys = jnp.arange(rule.k_segments.shape[1], dtype=jnp.int32)[None]
   segments = layers.at(rule.q_segments, places)
   return Rule(segments, rule.k_segments, rule.causal, rule.window, places, keys)

@@ -119,7 +119,7 @@ def _stack(
   x = sharding.constrain(x, *network.ROWS)
   rotation = layers.rotations(arch.rope, arch.head_dim, positions)
 
-  def apply(one, x, index, past, places=None):
+  def apply(one, x, index, past, places):
     layer_key = None if key is None else jax.random.fold_in(key, index)
     past = None if past is None else (*past, slots)
     x, new = layer.apply({"params": one}, x, rule, rotation, layer_key, past, places)
@@ -130,7 +130,7 @@ def _stack(
     params["layers"],
     x,
     cache,
-    last=None if places is None else partial(apply, places=places),
+    places=places,
     unroll=network.unroll,
     remat=network.remat,
   )

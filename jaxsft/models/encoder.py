@@ -103,7 +103,7 @@ def hidden(network, params, batch, key=None, places=None):
   x = sharding.constrain(x, *network.ROWS)
   rule = attention.Rule(segments, segments, causal=False)
 
-  def apply(one, x, index, _, places=None):
+  def apply(one, x, index, _, places):
     layer_key = None if key is None else jax.random.fold_in(key, index)
     x = layer.apply({"params": one}, x, rule, layer_key, places)
     return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), None
@@ -112,7 +112,7 @@ def hidden(network, params, batch, key=None, places=None):
     apply,
     params["layers"],
     x,
-    last=None if places is None else partial(apply, places=places),
+    places=places,
     unroll=network.unroll,
     remat=network.remat,
   )

@@ -284,35 +284,39 @@ REMAT = {
 }
 
 
-def run_layers(layer, params, x, per_layer=None, *, last=None, unroll=1, remat="none"):
-  """Applies layer(params, x, index, extra) -> (x, out) from the first layer to the last.
+def run_layers(layer, params, x, per_layer=None, *, places=None, unroll=1, remat="none"):
+  """Applies layer(params, x, index, extra, places) -> (x, out) from the first to the last.
 
   params: dict of leaves stacked [L, …], scanned; or a tuple of dicts, one a layer, which
   become straight code (no slice of a stack is copied; for decoding). per_layer: a tree
-  stacked, or a tuple, alike. last: what to apply instead of `layer` at the end, where x may
-  change its shape; then nothing is returned but x. Returns x and the outs, stacked or as a
-  tuple alike.
+  stacked, or a tuple, alike. Returns x and the outs, stacked or as a tuple alike.
+  places [B,M]: x is wanted there alone, and outs are not; straight code and an unroll of all
+  layers then hand it to the last one. A loop does not: the other layers' slice of the stack
+  would be a copy.
   """
   straight = isinstance(params, tuple)
   num_layers = len(params) if straight else jax.tree.leaves(params)[0].shape[0]
-  if last is not None:
-    take = lambda part: params[part] if straight else jax.tree.map(lambda p: p[part], params)
-    if num_layers > 1:
-      x, _ = run_layers(layer, take(slice(-1)), x, unroll=unroll, remat=remat)
-    return last(take(-1), x, num_layers - 1, None)[0], None
+  looped = not straight and unroll < num_layers
+  if places is not None and looped:
+    return at(run_layers(layer, params, x, unroll=unroll, remat=remat)[0], places), None
   if REMAT[remat] is not None:  # without a loop, the compiler would undo it
-    looped = not straight and unroll < num_layers
     layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not looped)
+  if places is not None:
+    for index in range(num_layers):
+      one = params[index] if straight else jax.tree.map(lambda p, i=index: p[i], params)
+      x, _ = layer(one, x, index, None, places if index == num_layers - 1 else None)
+    return x, None
   if straight:
     outs = []
     for index, one in enumerate(params):
-      x, out = layer(one, x, index, None if per_layer is None else per_layer[index])
+      extra = None if per_layer is None else per_layer[index]
+      x, out = layer(one, x, index, extra, None)
       outs.append(out)
     return x, tuple(outs)
 
   def body(x, slices):
     one, index, extra = slices
-    return layer(one, x, index, extra)
+    return layer(one, x, index, extra, None)
 
   xs = (params, jnp.arange(num_layers), per_layer)
   return lax.scan(body, x, xs, unroll=min(unroll, num_layers))
