@@ -299,13 +299,13 @@ def run_layers(layer, params, x, per_layer=None, *, places=None, unroll=1, remat
   looped = not straight and unroll < num_layers
   if places is not None and looped:
     return at(run_layers(layer, params, x, unroll=unroll, remat=remat)[0], places), None
+  some = lambda part: params[part] if straight else jax.tree.map(lambda p: p[part], params)
+  if places is not None and num_layers > 1:
+    x, _ = run_layers(layer, some(slice(-1)), x, unroll=unroll, remat=remat)
   if REMAT[remat] is not None:  # without a loop, the compiler would undo it
     layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not looped)
   if places is not None:
-    for index in range(num_layers):
-      one = params[index] if straight else jax.tree.map(lambda p, i=index: p[i], params)
-      x, _ = layer(one, x, index, None, places if index == num_layers - 1 else None)
-    return x, None
+    return layer(some(-1), x, num_layers - 1, None, places)[0], None
   if straight:
     outs = []
     for index, one in enumerate(params):

@@ -129,7 +129,8 @@ def test_the_last_layer_is_the_same_where_it_is_read(family, settings):
   grads, x = jax.jit(jax.grad(few, has_aux=True))(params)
   expected, y = jax.jit(jax.grad(all_of_them, has_aux=True))(params)
   np.testing.assert_allclose(x, y, atol=1e-5)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, expected)
+  near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+  jax.tree.map(near, grads, expected)
   if not settings:
     straight = network.hidden(decoder.unstack(params), batch, places=places)
     np.testing.assert_allclose(straight, y, atol=1e-5)
