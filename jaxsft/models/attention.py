@@ -195,8 +195,12 @@ def _spread(mask, G):
   return jnp.broadcast_to(mask[:, None, None], (B, 1, G, t, s)).reshape(B, 1, G * t, s)
 
 
-def _noise(q, seed):
-  return None if seed is None else layers.row_noise(seed, q.shape[:4])
+def _noise(q, seed, rule):
+  """Of every query [B,K,G,T]; where a row's queries are at places, that of the whole row."""
+  if seed is None or rule.q_places is None:
+    return None if seed is None else layers.row_noise(seed, q.shape[:4])
+  noise = layers.row_noise(seed, (*q.shape[:3], rule.k_segments.shape[1]))
+  return jnp.take_along_axis(noise, rule.q_places[:, None, None], axis=3)
 
 
 def _drop(p, noise, queries, keys, rate):
@@ -215,7 +219,7 @@ def _core(q, k, v, rule, seed, rate):
 def _forward(q, k, v, rule, seed, rate):
   """q [B,K,G,T,H], k and v [B,K,S,H] -> out [B,K,G,T,H] and what the backward needs."""
   G, T, S = q.shape[2], q.shape[3], k.shape[2]
-  noise, outs, logs = _noise(q, seed), [], []
+  noise, outs, logs = _noise(q, seed, rule), [], []
   for queries, keys in _blocks(rule, T, S):
     shape = q[:, :, :, queries].shape
     ok = _spread(allowed(rule, queries, keys), G)
@@ -235,7 +239,7 @@ def _forward(q, k, v, rule, seed, rate):
 def _backward(rate, saved, d_out):
   q, k, v, rule, seed, out, log = saved
   G, T, S = q.shape[2], q.shape[3], k.shape[2]
-  noise, parts = _noise(q, seed), []
+  noise, parts = _noise(q, seed, rule), []
   dk = dv = None
   delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1)
   for queries, keys in _blocks(rule, T, S):

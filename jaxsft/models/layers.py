@@ -258,15 +258,23 @@ def seed_of(key, site):
   return jax.random.bits(jax.random.fold_in(key, site), (2,), jnp.uint32)
 
 
-def dropout(x, rate, key, site):
-  """Zeroes a share `rate` of x [..., D] and scales the rest; with key None nothing at all."""
+def dropout(x, rate, key, site, row=None):
+  """Zeroes a share `rate` of x [..., D] and scales the rest; with key None nothing at all.
+
+  row: (T, places [B,M]) where x [B,M,D] stands for these places of rows of T tokens (places
+  None: for all); it loses there what the whole row would.
+  """
   if key is None or rate == 0:
     return x
   seed = seed_of(key, site)
 
   @recompute
   def drop(x, seed):
-    mask = keep(row_noise(seed, x.shape[:-1]), x.shape[-1], rate)
+    if row is None or row[1] is None:
+      noise = row_noise(seed, x.shape[:-1])
+    else:
+      noise = at(row_noise(seed, (x.shape[0], row[0])), row[1])
+    mask = keep(noise, x.shape[-1], rate)
     return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
 
   return drop(x, seed)
