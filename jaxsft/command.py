@@ -109,7 +109,7 @@ def run(main, argv=None):
 
 
 def use_huge_pages():
-  """Starts `python -m jaxsft.VERB` anew, once, with huge pages for malloc (Linux, glibc 2.35).
+  """Starts `python -m jaxsft.train` anew, once, with huge pages for malloc (Linux, glibc 2.35).
 
   XLA:CPU takes and frees its working memory at every step, which costs a sixth of a step in
   page faults of 4 KiB. glibc reads the setting when a process starts, never later; where

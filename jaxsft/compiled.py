@@ -4,6 +4,8 @@ import time
 
 import jax
 
+from jaxsft import sharding
+
 CPU_OPTIONS = {
   # In the other order XLA:CPU keeps more alive (a third more in a step of the quickstart) and
   # is no faster: every product fills all cores anyway.
@@ -40,8 +42,8 @@ class Compiled:
 
   def _compile(self, args):
     start = time.perf_counter()
-    cpu = jax.default_backend() == "cpu"
-    compiled = self._jitted.lower(*args).compile(CPU_OPTIONS if cpu else None)
+    options = CPU_OPTIONS if sharding.platform() == "cpu" else None
+    compiled = self._jitted.lower(*args).compile(options)
     self.seconds += time.perf_counter() - start
     memory = compiled.memory_analysis()
     if memory is not None:

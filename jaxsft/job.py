@@ -143,7 +143,7 @@ def flops_per_token(network, shapes, chosen, lengths):
       last = read if few and path.split("/")[-2] not in ("k", "v") else 1.0
       sizes[path] = leaf.size * (arch.layers - 1 + last) / arch.layers
     else:
-      sizes[path] = leaf.size * (1.0 if network.head.kind == "lm" else read)
+      sizes[path] = leaf.size * read
   keys = float((lengths**2).sum() / lengths.sum()) * (0.5 if network.causal else 1.0)
   width = arch.heads * getattr(arch, "head_dim", arch.width // arch.heads)
   trainable = sum(size for path, size in sizes.items() if path in chosen)

@@ -90,3 +90,9 @@ def penalty(name, weight, params):
     norm = jnp.sqrt(square + 1e-12)
     return weight * norm, weight / norm
   return weight * square, jnp.float32(2 * weight)
+
+
+def add_penalty(gradient, params, factor):
+  """The gradient with that of `penalty`: factor · leaf where a leaf decays."""
+  add = lambda g, p, d: g + factor * p if d else g
+  return jax.tree.map(add, gradient, params, decays(params))

@@ -75,16 +75,13 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
   scale = 1 / jnp.maximum(weight, 1e-9)
   metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
   name, penalty_weight = penalty
-  pull = None  # gradient of the penalty: this times the leaf, where it decays
+  factor = None
   if name != "none" and penalty_weight:
-    metrics["penalty"], pull = optim.penalty(name, penalty_weight, state.trainable)
+    metrics["penalty"], factor = optim.penalty(name, penalty_weight, state.trainable)
 
   def objective_gradient(gradient, params):
     gradient = jax.tree.map(lambda g: g * scale, gradient)
-    if pull is None:
-      return gradient
-    decays = optim.decays(params)
-    return jax.tree.map(lambda g, p, d: g + pull * p if d else g, gradient, params, decays)
+    return gradient if factor is None else optim.add_penalty(gradient, params, factor)
 
   norm = jnp.sqrt(optim.squared_norm(objective_gradient(gradient, state.trainable)))
   shrink = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9)) if clip else 1.0
@@ -108,14 +105,8 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
     skipped=state.skipped + ~ok,
     bad=bad,
   )
-  metrics |= {
-    "lr": rate,
-    "grad_norm": norm,
-    "weight": weight,
-    "skipped": state.skipped,
-    "bad": bad,
-  }
-  return state, metrics
+  counts = {"weight": weight, "skipped": state.skipped, "bad": bad}
+  return state, metrics | {"lr": rate, "grad_norm": norm} | counts
 
 
 def _if_ok(ok, update, gradient, params, opt_state):

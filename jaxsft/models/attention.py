@@ -197,10 +197,10 @@ def _spread(mask, G):
 
 def _noise(q, seed, rule):
   """Of every query [B,K,G,T]; where a row's queries are at places, that of the whole row."""
-  if seed is None or rule.q_places is None:
-    return None if seed is None else layers.row_noise(seed, q.shape[:4])
-  noise = layers.row_noise(seed, (*q.shape[:3], rule.k_segments.shape[1]))
-  return jnp.take_along_axis(noise, rule.q_places[:, None, None], axis=3)
+  if seed is None:
+    return None
+  length = q.shape[3] if rule.q_places is None else rule.k_segments.shape[1]
+  return layers.row_noise(seed, (*q.shape[:3], length), rule.q_places)
 
 
 def _drop(p, noise, queries, keys, rate):

@@ -84,10 +84,10 @@ class Layer(nn.Module):
     norm = partial(layers.LayerNorm, arch.eps, self.dtype)
     seed = None if key is None else layers.seed_of(key, 0)
     y, _ = attend(x, rule, rate=arch.attention_dropout, seed=seed, places=places)
-    row = (x.shape[1], places)
-    x = layers.at(x, places) + layers.dropout(y, arch.dropout, key, 1, row)
+    rows = x.shape[:2]
+    x = layers.at(x, places) + layers.dropout(y, arch.dropout, key, 1, rows, places)
     x = norm(name="attn_norm")(x)
-    y = layers.dropout(mlp(x), arch.dropout, key, 2, row)
+    y = layers.dropout(mlp(x), arch.dropout, key, 2, rows, places)
     return norm(name="mlp_norm")(x + y)
 
 

@@ -237,12 +237,18 @@ def mix(x):
   return x ^ (x >> 16)
 
 
-def row_noise(seed, shape):
-  """uint32 of `shape`, a function of seed [2] and the place alone (so of no sharding)."""
-  place = jnp.zeros(shape, jnp.uint32)
+def row_noise(seed, shape, places=None):
+  """uint32 of `shape`, a function of seed [2] and the place alone (so of no sharding).
+
+  places [B,M]: of `shape` [B,…,T] only these along T, [B,…,M].
+  """
+  wanted = shape if places is None else (*shape[:-1], places.shape[1])
+  place = jnp.zeros(wanted, jnp.uint32)
   for axis in range(len(shape)):
-    iota = lax.broadcasted_iota(jnp.uint32, shape, axis)
-    place = place * np.uint32(shape[axis]) + iota
+    index = lax.broadcasted_iota(jnp.uint32, wanted, axis)
+    if places is not None and axis == len(shape) - 1:
+      index = places.astype(jnp.uint32).reshape(shape[0], *[1] * (axis - 1), -1)
+    place = place * np.uint32(shape[axis]) + index
   return mix(mix(place ^ seed[0]) + seed[1])
 
 
@@ -258,11 +264,11 @@ def seed_of(key, site):
   return jax.random.bits(jax.random.fold_in(key, site), (2,), jnp.uint32)
 
 
-def dropout(x, rate, key, site, row=None):
+def dropout(x, rate, key, site, shape=None, places=None):
   """Zeroes a share `rate` of x [..., D] and scales the rest; with key None nothing at all.
 
-  row: (T, places [B,M]) where x [B,M,D] stands for these places of rows of T tokens (places
-  None: for all); it loses there what the whole row would.
+  shape, places: of `row_noise`, where x [B,M,D] stands for some places of rows of shape
+  [B,T]; it loses there what the whole rows would. None: x is all there is.
   """
   if key is None or rate == 0:
     return x
@@ -270,11 +276,7 @@ def dropout(x, rate, key, site, row=None):
 
   @recompute
   def drop(x, seed):
-    if row is None or row[1] is None:
-      noise = row_noise(seed, x.shape[:-1])
-    else:
-      noise = at(row_noise(seed, (x.shape[0], row[0])), row[1])
-    mask = keep(noise, x.shape[-1], rate)
+    mask = keep(row_noise(seed, shape or x.shape[:-1], places), x.shape[-1], rate)
     return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
 
   return drop(x, seed)
