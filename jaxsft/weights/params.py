@@ -1,8 +1,8 @@
 """Between Hugging Face's tensor names and our parameter tree, checked both ways.
 
-The table is a family's list of names; each has `hf` ("{i}" stands for the layer), `path`
-("layers/attn/q/kernel") and `part` ("base" or "head"). Stacked leaves [L, …] are the
-tensors of their layers one after another; nothing is transposed.
+The table is a family's list of families.Name. Stacked leaves [L, …] are the tensors of
+their layers one after another, [L, E, …] those of every layer's experts; a leaf with a view
+is a part of a tensor (views.py).
 """
 
 import re
@@ -13,10 +13,12 @@ import jax
 import numpy as np
 
 from jaxsft.errors import JaxsftError
+from jaxsft.weights import views
 from jaxsft.weights.source import Index, Source
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 BLOCK = 1 << 12  # rows compared at a time
+AXES = ("{i}", "{e}")  # in a name of the table: the layer, the expert; leading axes of a leaf
 
 
 class Report(NamedTuple):
@@ -32,10 +34,10 @@ class Report(NamedTuple):
 
 class _Leaf(NamedTuple):
   path: str
-  tensors: tuple[str, ...]
-  """Names in the file: one, or one a layer."""
-  stacked: bool
+  tensors: np.ndarray
+  """Names in the file, of the leaf's stacked axes: (), [L] or [L, E]."""
   shape: tuple[int, ...]
+  view: Any
 
 
 def load(
@@ -109,15 +111,27 @@ def export_tensors(
       f"found parameters that differ from the family's table: {problem}; expected "
       "exactly its paths: merge adapters before the export"
     )
-  for name in names:
-    leaf = on_host(_get(params, name.path))
-    prefix = base_prefix if name.part == "base" else ""
-    if "{i}" in name.hf:
-      for layer in range(leaf.shape[0]):
-        hf = prefix + name.hf.replace("{i}", str(layer))
-        yield hf, cast(leaf[layer], dtype, hf)
-    else:
-      yield prefix + name.hf, cast(leaf, dtype, prefix + name.hf)
+  for group in views.by_tensor(names):
+    leaves = {name: on_host(_get(params, name.path)) for name in group}
+    prefix = base_prefix if group[0].part == "base" else ""
+    tensors = _tensors(prefix + group[0].hf, leaves[group[0]].shape)
+    for slot in np.ndindex(tensors.shape):
+      parts = {name: leaf[slot] for name, leaf in leaves.items()}
+      yield tensors[slot], _whole(parts, dtype, tensors[slot])
+
+
+def _whole(parts: dict[Any, np.ndarray], dtype: Any, hf: str) -> np.ndarray:
+  """The tensor of a leaf, or of the leaves that are views of it."""
+  shapes = {views.tensor_shape(name, part.shape) for name, part in parts.items()}
+  if len(shapes) > 1:
+    raise JaxsftError(
+      f"found leaves of tensors of the shapes {sorted(shapes)} as parts of {hf!r}; "
+      "expected parts of one tensor: correct the family's table"
+    )
+  if [name.view for name in parts] == [None]:
+    return cast(*parts.values(), dtype, hf)
+  by_view = {name.view: part for name, part in parts.items()}
+  return views.join(by_view, shapes.pop(), dtype, lambda part: cast(part, dtype, hf))
 
 
 def cast(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
@@ -170,28 +184,28 @@ def _plan(
       f"found a parameter tree that differs from the family's table: {problem}; "
       "expected the same paths in both"
     )
+  views.by_tensor(names)
   prefix = _prefix(source, names, base_prefix)
-  leaves, new, missing, wrong, used = [], [], [], [], set()
+  leaves, new, missing, wrong, used = [], [], {}, {}, set()
   for name in names:
     shape = tuple(flat[name.path].shape)
-    stacked = "{i}" in name.hf
     full = (prefix if name.part == "base" else "") + name.hf
-    layers = range(shape[0]) if stacked else (0,)
-    tensors = [_present(source, full.replace("{i}", str(layer))) for layer in layers]
-    absent = [tensor for tensor in tensors if tensor not in source.tensors]
-    if absent and name.part == "head" and len(absent) == len(tensors):
+    tensors = _tensors(full, shape, source)
+    absent = [tensor for tensor in tensors.flat if tensor not in source.tensors]
+    if absent and name.part == "head" and len(absent) == tensors.size:
       new.append(name.path)
       continue
-    missing += absent
-    for tensor in set(tensors) - set(absent):
+    missing |= dict.fromkeys(absent)
+    expected = views.tensor_shape(name, shape[tensors.ndim :])
+    for tensor in set(tensors.flat) - set(absent):
       used.add(tensor)
-      wrong += _misfit(source, tensor, shape[1:] if stacked else shape)
-    leaves.append(_Leaf(name.path, tuple(tensors), stacked, shape))
+      wrong |= dict.fromkeys(_misfit(source, tensor, expected))
+    leaves.append(_Leaf(name.path, tensors, shape, name.view))
   rest = sorted(source.tensors.keys() - used)
   skipped = [name for name in rest if any(re.search(p, name) for p in ignored)]
   unknown = sorted(set(rest) - set(skipped))
   problems = [
-    _some(missing, "missing"),
+    _some(list(missing), "missing"),
     _some(unknown, "not part of this model"),
     _some(sorted(wrong), "that do not fit"),
   ]
@@ -205,13 +219,25 @@ def _plan(
   return leaves, Report(len(used), tuple(new), tuple(skipped))
 
 
+def _tensors(hf: str, shape: tuple[int, ...], source: Source | None = None) -> np.ndarray:
+  """Names in the file of a leaf of `shape`, by layer and expert where `hf` has them."""
+  axes = [axis for axis in AXES if axis in hf]
+  tensors = np.empty(shape[: len(axes)], object)
+  for slot in np.ndindex(tensors.shape):
+    name = hf
+    for axis, number in zip(axes, slot, strict=True):
+      name = name.replace(axis, str(number))
+    tensors[slot] = name if source is None else _present(source, name)
+  return tensors
+
+
 def _prefix(source: Source, names: Sequence[Any], base_prefix: str) -> str:
   """The prefix of the base's names in this file: a model with a head saves it, a bare
   base does not."""
   if not base_prefix:
     return ""
   found = lambda prefix: sum(
-    _present(source, prefix + name.hf.replace("{i}", "0")) in source.tensors
+    _tensors(prefix + name.hf, (1, 1), source).flat[0] in source.tensors
     for name in names
     if name.part == "base"
   )
@@ -260,29 +286,36 @@ def _some(items: Sequence[str], what: str) -> str:
 
 
 def _read_leaf(source: Source, leaf: _Leaf, sharding: Any, dtype: Any) -> jax.Array:
-  """One leaf, whose every distinct shard is read once and put on its devices."""
-  read = _reader(source, leaf, dtype)
-  done: dict[str, np.ndarray] = {}
-
-  def callback(index: Index) -> np.ndarray:
+  """One leaf: every distinct shard is read once, put on its devices and let go."""
+  read, devices, indices = _reader(source, leaf, dtype), {}, {}
+  for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
     key = repr(index)  # slices are not hashable before Python 3.12
-    if key not in done:
-      done[key] = read(index)
-    return done[key]
-
-  return jax.make_array_from_callback(leaf.shape, sharding, callback)
+    devices.setdefault(key, []).append(device)
+    indices[key] = index
+  shards = []
+  for key, index in indices.items():
+    values = read(index)
+    shards += [jax.device_put(values, device) for device in devices[key]]
+    jax.block_until_ready(shards)
+  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
 
 
 def _reader(source: Source, leaf: _Leaf, dtype: Any) -> Callable[[Index], np.ndarray]:
-  """A function that reads the slice `index` of a leaf, layer by layer, in `dtype`."""
+  """A function that reads the slice `index` of a leaf, tensor by tensor, in `dtype`."""
+  lead = leaf.tensors.ndim
+
+  def part(tensor: str, index: Index) -> np.ndarray:
+    values = views.read(source.read, tensor, leaf.view, leaf.shape[lead:], index)
+    return cast(values, dtype, tensor)
 
   def read(index: Index) -> np.ndarray:
-    if not leaf.stacked:
-      return cast(source.read(leaf.tensors[0], index), dtype, leaf.tensors[0])
+    if not lead:
+      return part(leaf.tensors[()], index)
+    tensors = leaf.tensors[index[:lead]]
     sizes = [len(range(n)[i]) for n, i in zip(leaf.shape, index, strict=True)]
     values = np.empty(sizes, dtype)
-    for slot, tensor in enumerate(leaf.tensors[index[0]]):
-      values[slot] = cast(source.read(tensor, index[1:]), dtype, tensor)
+    for slot in np.ndindex(tensors.shape):
+      values[slot] = part(tensors[slot], index[lead:])
     return values
 
   return read

@@ -1,5 +1,4 @@
 import json
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +9,24 @@ import safetensors.numpy
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxsft import weights
+from jaxsft import families, weights
 from jaxsft.errors import JaxsftError
 from jaxsft.weights import params as params_lib
 
 L, V, D, F = 3, 10, 8, 12
 
 
-class Name(NamedTuple):
-  hf: str
-  path: str
-  part: str = "base"
+def name(hf, path, part="base", view=None):
+  return families.Name(hf, path, part, view)
 
 
 NAMES = [
-  Name("embed.weight", "embed/tokens/embedding"),
-  Name("layer.{i}.up.weight", "layers/mlp/up/kernel"),
-  Name("layer.{i}.LayerNorm.weight", "layers/mlp_norm/scale"),
-  Name("layer.{i}.LayerNorm.bias", "layers/mlp_norm/bias"),
-  Name("classifier.weight", "head/kernel", "head"),
-  Name("classifier.bias", "head/bias", "head"),
+  name("embed.weight", "embed/tokens/embedding"),
+  name("layer.{i}.up.weight", "layers/mlp/up/kernel"),
+  name("layer.{i}.LayerNorm.weight", "layers/mlp_norm/scale"),
+  name("layer.{i}.LayerNorm.bias", "layers/mlp_norm/bias"),
+  name("classifier.weight", "head/kernel", "head"),
+  name("classifier.bias", "head/bias", "head"),
 ]
 SHAPES = {
   "embed": {"tokens": {"embedding": (V, D)}},
@@ -173,7 +170,7 @@ def test_all_kinds_of_misfit_are_named_at_once(tmp_path):
 
 
 def test_half_a_stack_is_missing_even_in_the_head(tmp_path):
-  names = [*NAMES[:-2], Name("dense.{i}.weight", "head/kernel", "head"), NAMES[-1]]
+  names = [*NAMES[:-2], name("dense.{i}.weight", "head/kernel", "head"), NAMES[-1]]
   values = tensors()
   del values["classifier.weight"]
   values["dense.0.weight"] = np.zeros(D, np.float32)
