@@ -19,7 +19,7 @@ import numpy as np
 from jaxsft import command, pretrained, sampling, start, weights
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.models import decoder, heads
+from jaxsft.models import decoder
 
 READ = 512  # tokens of a prompt that are read at once; their scores are READ x room
 STREAMED = 4  # new tokens between two looks of the host, when somebody watches
@@ -302,7 +302,7 @@ def _empty(network, params, rows, room, parts):
 def _choose(network, params, state, numbers, parts):
   """The state with the next token of each live row, or with the row ended by a stop id."""
   places = state["cache"]["lengths"]
-  logits = heads.project(state["x"], network.output_kernel(params))
+  logits = network.vocabulary_logits(params, state["x"])
   broken = jnp.isnan(jnp.max(logits, -1))
   logits = jnp.where(jnp.arange(logits.shape[1]) < numbers["vocab_limit"], logits, -jnp.inf)
   token = sampling.choose(logits, numbers, parts, state.get("seen"), numbers["seeds"], places)

@@ -26,9 +26,9 @@ RULES = (
   (r"layers/(attn/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
   (r"layers/(attn/o|mlp/down)/bias", P(None, "fsdp")),  # L D
   (r"layers/.*norm/(scale|bias)", P(None, None)),  # L D
-  (r"(embed/)?norm/(scale|bias)", P(None)),  # D
-  (r"(pooler|head)/kernel", P(None, "fsdp")),  # out D
-  (r"(pooler|head)/bias", P(None)),  # out
+  (r"(embed/|dense_)?norm/(scale|bias)", P(None)),  # D
+  (r"(dense|head)/kernel", P(None, "fsdp")),  # out D
+  (r"(dense|head|lm_head)/bias", P(None)),  # out
 )
 # Adafactor's sums over rows and columns are small. "v/…/…" is a tree of them, while
 # "attn/v/kernel" is a projection.

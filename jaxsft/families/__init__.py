@@ -11,15 +11,35 @@ from jaxsft.errors import JaxsftError
 from jaxsft.models import heads
 
 
+class View(NamedTuple):
+  """The part of a tensor that a leaf is, where the file keeps several in one.
+
+  The tensor's rows (its `out` axis) are `groups` equal runs of `of` rows; the leaf is rows
+  start to stop of every run. (start, stop, of) = (0, D, 3 D) is q of GPT-2's c_attn.
+  """
+
+  start: int
+  stop: int
+  of: int
+  groups: int = 1
+  """Query heads for GPT-NeoX, which keeps q, k and v of a head together."""
+  transposed: bool = False
+  """Whether the file has [in, out] (GPT-2's Conv1D); vectors are never transposed."""
+
+
 class Name(NamedTuple):
-  """One tensor (or one a layer) in the file, and its leaf in our tree."""
+  """One tensor (or one a layer, or one an expert of a layer) in the file, and its leaf."""
 
   hf: str
-  """Name in the file; "{i}" is the layer. Part "base": without the family's BASE_PREFIX."""
+  """Name in the file; "{i}" is the layer, "{e}" the expert. Part "base": without the
+  family's BASE_PREFIX."""
   path: str
-  """ "layers/attn/q/kernel"; a stacked leaf [L, …] where `hf` has "{i}"."""
+  """ "layers/attn/q/kernel"; a leaf stacked [L, …] where `hf` has "{i}", [L, E, …] where it
+  has "{e}" too."""
   part: str
   """ "base" (must be there) or "head" (new where the file has none)."""
+  view: View | None = None
+  """None: the leaf is the whole tensor."""
 
 
 REQUIRED = object()  # `field` without a value to fall back on

@@ -2,6 +2,7 @@
 
 A query attends to a key iff both have the same non-zero segment, the key does not stand
 later (causal), and it is close (window). `allowed` is the only place that says so.
+The projections around it are in attention_layer.py.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec as P
 from jaxsft import sharding
 from jaxsft.errors import JaxsftError
 from jaxsft.models import layers
-from jaxsft.models.layers import Linear
 
 BLOCK = 256  # queries a block on the XLA path; a row has at most MAX_BLOCKS
 MAX_BLOCKS = 16
@@ -77,36 +76,54 @@ def asking(rule, places):
   return Rule(segments, rule.k_segments, rule.causal, rule.window, places, keys)
 
 
-def attend(q, k, v, rule, *, backend="auto", rate=0.0, seed=None):
-  """q [B,T,N,H], k and v [B,S,K,H] -> [B,T,N,H]; scores are scaled by H**-0.5.
+def attend(
+  q,
+  k,
+  v,
+  rule,
+  *,
+  scale=None,
+  softcap=None,
+  bias=None,
+  backend="auto",
+  rate=0.0,
+  seed=None,
+):
+  """q [B,T,N,H], k and v [B,S,K,H] -> [B,T,N,H]; scores are scaled by `scale`, or H**-0.5.
 
-  rate, seed [2]: dropout on the probabilities where a seed is given. Padding queries get
-  finite values that no other query ever sees. Raises JaxsftError where the named backend
-  cannot honour the rule.
+  softcap: scores are bent to cap x tanh(score / cap). bias [1 or B,N,T,S] float32 is added
+  to the scores (after the softcap) and differentiable. rate, seed [2]: dropout on the
+  probabilities where a seed is given. Padding queries get finite values that no other query
+  ever sees. Raises JaxsftError where the named backend cannot honour the rule.
   """
   dropping = seed is not None and rate > 0
+  extras = {"attention dropout": dropping, "additive biases": bias is not None}
+  extras = [name for name, wanted in extras.items() if wanted]
   if backend == "auto":
-    backend = _pick(q, k, rule, dropping)
+    backend = _pick(q, k, rule, softcap, extras)
   else:
-    _refuse(backend, q, k, rule, dropping)
-  q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
+    _refuse(backend, q, k, rule, softcap, extras)
+  q = q * np.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
   if backend == "cudnn":
     return jax.nn.dot_product_attention(
       q, k, v, mask=allowed(rule)[:, None], scale=1.0, implementation="cudnn"
     )
   if backend == "splash":
-    return _splash(q, k, v, rule)
-  return _xla(q, k, v, rule, seed if dropping else None, rate if dropping else 0.0)
+    return _splash(q, k, v, rule, softcap)
+  settings = (rate if dropping else 0.0, softcap)
+  return _xla(q, k, v, bias, rule, seed if dropping else None, settings)
 
 
-def _limits(backend, q, k, rule, dropping):
+def _limits(backend, q, k, rule, softcap, extras):
   """What keeps `backend` from honouring this call, or None."""
   platform, (_, T, N, H), (_, S, K, _) = sharding.platform(), q.shape, k.shape
   if backend == "xla":
     return None
-  if dropping:
-    return "attention dropout"
+  if extras:
+    return extras[0]
   if backend == "cudnn":
+    if softcap is not None:
+      return "a softcap on the scores"
     if platform not in ("gpu", "cuda"):
       return f"the platform {platform}"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
@@ -127,13 +144,13 @@ def _limits(backend, q, k, rule, dropping):
   return None
 
 
-def _refuse(backend, q, k, rule, dropping):
+def _refuse(backend, q, k, rule, softcap, extras):
   if backend not in ("xla", "cudnn", "splash"):
     raise JaxsftError(
       f"found the attention backend {backend!r}, expected auto, xla, cudnn or splash: "
       "set config.model.attention"
     )
-  limit = _limits(backend, q, k, rule, dropping)
+  limit = _limits(backend, q, k, rule, softcap, extras)
   if limit:
     raise JaxsftError(
       f"the attention backend {backend!r} cannot honour {limit}: set "
@@ -141,9 +158,9 @@ def _refuse(backend, q, k, rule, dropping):
     )
 
 
-def _pick(q, k, rule, dropping):
+def _pick(q, k, rule, softcap, extras):
   preferred = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(sharding.platform(), "xla")
-  return "xla" if _limits(preferred, q, k, rule, dropping) else preferred
+  return "xla" if _limits(preferred, q, k, rule, softcap, extras) else preferred
 
 
 # --- XLA -------------------------------------------------------------------------------
@@ -153,12 +170,14 @@ def _pick(q, k, rule, dropping):
 # leave out the keys to their right.
 
 
-def _xla(q, k, v, rule, seed, rate):
+def _xla(q, k, v, bias, rule, seed, settings):
   B, T, N, H = q.shape
   K = k.shape[2]
   q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # B K G T H
   k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # B K S H
-  out = _core(q, k, v, rule, seed, rate)
+  if bias is not None:
+    bias = bias.reshape(bias.shape[0], K, N // K, *bias.shape[2:])  # 1|B K G T S
+  out = _core(q, k, v, bias, rule, seed, settings)
   return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -211,19 +230,30 @@ def _drop(p, noise, queries, keys, rate):
   return jnp.where(mask[..., keys.start :], p / (1 - rate), 0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _core(q, k, v, rule, seed, rate):
-  return _forward(q, k, v, rule, seed, rate)[0]
+def _scores(block, k, bias, softcap):
+  """(scores [B,K,G*t,s], those before the bias) of merged, scaled queries [B,K,G*t,H]."""
+  scores = _dot(block, k, (3, 3))
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  return (scores if bias is None else scores + _merge(bias)), scores
 
 
-def _forward(q, k, v, rule, seed, rate):
-  """q [B,K,G,T,H], k and v [B,K,S,H] -> out [B,K,G,T,H] and what the backward needs."""
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _core(q, k, v, bias, rule, seed, settings):
+  return _forward(q, k, v, bias, rule, seed, settings)[0]
+
+
+def _forward(q, k, v, bias, rule, seed, settings):
+  """q [B,K,G,T,H], k and v [B,K,S,H], bias [1|B,K,G,T,S] or None -> out [B,K,G,T,H] and
+  what the backward needs. settings: (dropout rate, softcap)."""
+  rate, softcap = settings
   G, T, S = q.shape[2], q.shape[3], k.shape[2]
   noise, outs, logs = _noise(q, seed, rule), [], []
   for queries, keys in _blocks(rule, T, S):
     shape = q[:, :, :, queries].shape
     ok = _spread(allowed(rule, queries, keys), G)
-    scores = _dot(_merge(q[:, :, :, queries]), k[:, :, keys], (3, 3))
+    some = None if bias is None else bias[:, :, :, queries, keys]
+    scores, _ = _scores(_merge(q[:, :, :, queries]), k[:, :, keys], some, softcap)
     top = jnp.max(jnp.where(ok, scores, -1e30), -1, keepdims=True)
     p = jnp.where(ok, jnp.exp(scores - top), 0)
     total = jnp.maximum(jnp.sum(p, -1, keepdims=True), 1e-30)  # padding sees nothing
@@ -233,30 +263,41 @@ def _forward(q, k, v, rule, seed, rate):
   out = jnp.concatenate(outs, 3) if len(outs) > 1 else outs[0]
   log = jnp.concatenate(logs, 3) if len(logs) > 1 else logs[0]
   out = checkpoint_name(out.astype(q.dtype), "attention")
-  return out, (q, k, v, rule, seed, out, checkpoint_name(log, "attention"))
+  return out, (q, k, v, bias, rule, seed, out, checkpoint_name(log, "attention"))
 
 
-def _backward(rate, saved, d_out):
-  q, k, v, rule, seed, out, log = saved
+def _backward(settings, saved, d_out):
+  rate, softcap = settings
+  q, k, v, bias, rule, seed, out, log = saved
   G, T, S = q.shape[2], q.shape[3], k.shape[2]
   noise, parts = _noise(q, seed, rule), []
   dk = dv = None
+  d_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
   delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1)
   for queries, keys in _blocks(rule, T, S):
     rows = partial(jnp.expand_dims, axis=-1)
     block, d_block = _merge(q[:, :, :, queries]), _merge(d_out[:, :, :, queries])
     ok = _spread(allowed(rule, queries, keys), G)
-    scores = _dot(block, k[:, :, keys], (3, 3))
+    some = None if bias is None else bias[:, :, :, queries, keys]
+    scores, bent = _scores(block, k[:, :, keys], some, softcap)
     p = jnp.where(ok, jnp.exp(scores - rows(_merge(log[:, :, :, queries]))), 0)
     dp = _drop(_dot(d_block, v[:, :, keys], (3, 3)), noise, queries, keys, rate)
-    ds = (p * (dp - rows(_merge(delta[:, :, :, queries])))).astype(q.dtype)
+    ds = p * (dp - rows(_merge(delta[:, :, :, queries])))
+    if bias is not None:
+      d_some = ds.reshape(*q.shape[:3], ds.shape[2] // G, ds.shape[3])
+      d_some = d_some if bias.shape[0] > 1 else jnp.sum(d_some, 0, keepdims=True)
+      d_bias = d_bias.at[:, :, :, queries, keys].add(d_some)
+    if softcap is not None:
+      ds = ds * (1 - jnp.square(bent / softcap))
+    ds = ds.astype(q.dtype)
     dropped = _drop(p, noise, queries, keys, rate).astype(q.dtype)
     dq = _dot(ds, k[:, :, keys], (3, 2)).reshape(q[:, :, :, queries].shape)
     parts.append(dq.astype(q.dtype))
     dk = _add(dk, _dot(ds, block, (2, 2)), keys, k.shape)
     dv = _add(dv, _dot(dropped, d_block, (2, 2)), keys, v.shape)
   dq = jnp.concatenate(parts, 3) if len(parts) > 1 else parts[0]
-  return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None
+  d_bias = None if bias is None else d_bias.astype(bias.dtype)
+  return dq, dk.astype(k.dtype), dv.astype(v.dtype), d_bias, None, None
 
 
 def _add(total, part, keys, shape):
@@ -273,7 +314,7 @@ _core.defvjp(_forward, _backward)
 # --- TPU -------------------------------------------------------------------------------
 
 
-def _splash(q, k, v, rule, interpret=False):
+def _splash(q, k, v, rule, softcap=None, interpret=False):
   """The Pallas kernel, on every device for its own rows and heads."""
   from jax.experimental.pallas.ops.tpu import splash_attention as splash  # TPU only
 
@@ -293,6 +334,7 @@ def _splash(q, k, v, rule, interpret=False):
     splash.MultiHeadMask([mask] * N),
     block_sizes=splash.BlockSizes(**forward, **backward),
     residual_checkpoint_name="attention",
+    attn_logits_soft_cap=softcap,
     interpret=interpret,
   )
 
@@ -307,64 +349,3 @@ def _splash(q, k, v, rule, interpret=False):
       local, in_specs=(heads, heads, heads, P(ROWS)), out_specs=heads, check_vma=False
     )
   return local(q, k, v, rule.q_segments)
-
-
-# --- the cache -------------------------------------------------------------------------
-# Rows and heads are one axis, [B*K,S,H]: the products then take the cache as it lies, and it
-# is updated in place. From [B,S,K,H] XLA:CPU would copy all of it, transposed, at every token.
-
-
-def _store(held, new, slots):
-  """held [B*K,S,H] with new [B,T,K,H] at slots [B,T]; slots of S and more are left out."""
-  B, T, K, H = new.shape
-  new = new.transpose(0, 2, 1, 3).reshape(B * K, T, H).astype(held.dtype)
-  rows = jnp.arange(B * K)[:, None]
-  return held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop")
-
-
-def _of_rows(held, B):
-  """held [B*K,S,H] as keys or values [B,S,K,H]."""
-  return held.reshape(B, -1, *held.shape[1:]).transpose(0, 2, 1, 3)
-
-
-# --- the module ------------------------------------------------------------------------
-
-
-class SelfAttention(nn.Module):
-  """Projections around `attend`; with a cache the keys and values of earlier calls too."""
-
-  width: int
-  heads: int
-  kv_heads: int
-  head_dim: int
-  bias: bool
-  dtype: str
-  std: float
-  backend: str
-
-  @nn.compact
-  def __call__(self, x, rule, *, rotation=None, rate=0.0, seed=None, cache=None, places=None):
-    """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
-
-    places [B,M]: only these tokens ask, the result is [B,M,D]; None: all.
-    cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new ones go; a slot of
-    S or more is left out. The rule then speaks of all S slots.
-    """
-    project = partial(Linear, bias=self.bias, dtype=self.dtype, std=self.std)
-
-    def split(name, x, heads):
-      y = project(heads * self.head_dim, name=name)(x)
-      return y.reshape(*x.shape[:2], heads, self.head_dim)
-
-    q = split("q", layers.at(x, places), self.heads)
-    k, v = split("k", x, self.kv_heads), split("v", x, self.kv_heads)
-    if rotation is not None:
-      q = layers.rotate(q, tuple(layers.at(r, places) for r in rotation))
-      k = layers.rotate(k, rotation)
-    if cache is not None:
-      *past, slots = cache
-      cache = tuple(_store(*pair, slots) for pair in zip(past, (k, v), strict=True))
-      k, v = (_of_rows(held, len(slots)).astype(q.dtype) for held in cache)
-    backend = self.backend if places is None else "xla"  # few queries need no kernel
-    y = attend(q, k, v, asking(rule, places), backend=backend, rate=rate, seed=seed)
-    return project(self.width, name="o")(y.reshape(*y.shape[:2], -1)), cache

@@ -20,40 +20,80 @@ ROWS = ("data", "fsdp")
 
 @dataclass(frozen=True)
 class Head:
-  """What reads the hidden states."""
+  """What reads the hidden states: one pool for sentences, then the same steps for all.
 
-  kind: Literal["none", "lm", "sequence", "token"]
+  dropout_in -> dense and its activation -> norm -> dropout -> projection. Leaves: dense,
+  dense_norm, and head ("sequence", "token", "span") or lm_head ("lm", "masked_lm").
+  """
+
+  kind: Literal["none", "lm", "masked_lm", "sequence", "token", "span"]
   classes: int = 0
-  """C of "sequence" and "token"."""
-  pool: Literal["first", "last"] = "first"
-  """Which position of a segment stands for it."""
-  pooler: bool = False
-  """A dense layer and tanh before the head (BERT); kept also where no head uses it."""
-  bias: bool = True
+  """C of "sequence" and "token"; a "span" has two, start and end."""
+  pool: Literal["first", "last", "mean"] = "first"
+  """What stands for a segment: a token, or the mean of its tokens."""
+  dropout_in: float = 0.0
+  """Before the dense layer."""
+  dense: str | None = None
+  """Activation of a dense layer before the projection (BERT's pooler, a masked-LM
+  transform), kept also where no head uses it; None: there is none."""
+  dense_bias: bool = True
+  dense_width: int | None = None
+  """Its outputs; None: as many as its inputs."""
+  norm: layers.Norm | None = None
+  """After the dense layer."""
   dropout: float = 0.0
-  """Before the head's projection."""
+  """Before the projection."""
+  bias: bool = True
+  """Of the projection."""
 
 
 def shapes(head, width, vocab, tied):
-  """{module: (out, bias)} of the head's projections from `width`."""
+  """{module: (in, out, bias)} of the head's projections from `width`."""
   found = {}
-  if head.pooler:
-    found["pooler"] = (width, True)
-  if head.kind in ("sequence", "token"):
-    found["head"] = (head.classes, head.bias)
-  if head.kind == "lm" and not tied:
-    found["lm_head"] = (vocab, False)
+  if head.dense is not None:
+    out = head.dense_width or width
+    found["dense"] = (width, out, head.dense_bias)
+    width = out
+  if head.kind in ("sequence", "token", "span"):
+    found["head"] = (width, 2 if head.kind == "span" else head.classes, head.bias)
+  if head.kind in ("lm", "masked_lm"):
+    bias = head.kind == "masked_lm" and head.bias
+    if bias or not tied:
+      found["lm_head"] = (None if tied else width, vocab, bias)
   return found
 
 
 def init(key, head, width, vocab, tied, std):
-  """Parameters of `shapes`: normal kernels, zero biases."""
+  """Parameters of `shapes` and of the norm: normal kernels, zero biases, neutral scales.
+
+  Of a tied lm_head there is the bias alone.
+  """
   params = {}
-  for i, (name, (out, bias)) in enumerate(shapes(head, width, vocab, tied).items()):
-    module = layers.Linear(out, bias, "float32", std)
-    x = jnp.zeros((1, width))
-    params[name] = module.init(jax.random.fold_in(key, i), x)["params"]
+  for i, (name, (inputs, out, bias)) in enumerate(shapes(head, width, vocab, tied).items()):
+    params[name] = {}
+    if inputs is not None:
+      draw = jax.random.normal(jax.random.fold_in(key, i), (out, inputs))
+      params[name]["kernel"] = std * draw
+    if bias:
+      params[name]["bias"] = jnp.zeros(out)
+  if head.norm is not None:
+    module = layers.Normalise(head.norm, "float32")
+    x = jnp.zeros((1, head.dense_width or width))
+    params["dense_norm"] = module.init(key, x)["params"]
   return params
+
+
+def transform(params, x, head, key=None):
+  """x [...,D] as the head's projection takes it: dropouts, dense layer and norm."""
+  if head.kind in ("none", "lm"):
+    return x
+  x = layers.dropout(x, head.dropout_in, key, 1)
+  if head.dense is not None:
+    x = layers.ACTIVATIONS[head.dense](layers.linear(params["dense"], x, x.dtype))
+  if head.norm is not None:
+    module = layers.Normalise(head.norm, x.dtype.name)
+    x = module.apply({"params": params["dense_norm"]}, x)
+  return layers.dropout(x, head.dropout, key, 0)
 
 
 def project(hidden, kernel, *, bias=None, softcap=None):
@@ -75,16 +115,16 @@ def segment_places(segments, max_segments, pool):
   return jnp.where(jnp.any(mine, -1), last, 0)
 
 
-def sequence_logits(params, x, head, key=None):
-  """x [B,M,D], hidden at `segment_places` -> [B,M,C] float32; absent ones mean nothing."""
-  if head.pooler:
-    x = jnp.tanh(layers.linear(params["pooler"], x, x.dtype))
-  return token_logits(params, x, head, key)
+def segment_means(x, segments, max_segments):
+  """x [B,T,D], segments [B,T] -> [B,M,D], the mean of each segment's tokens; absent: 0."""
+  mine = segments[:, None, :] == jnp.arange(1, max_segments + 1)[None, :, None]
+  total = jnp.einsum("bmt,btd->bmd", mine.astype(x.dtype), x)
+  return total / jnp.maximum(jnp.sum(mine, -1), 1)[..., None].astype(x.dtype)
 
 
-def token_logits(params, hidden, head, key=None):
-  """hidden [B,T,D] -> [B,T,C] float32."""
-  x = layers.dropout(hidden, head.dropout, key, 0)
+def class_logits(params, x, head, key=None):
+  """x [B,M,D] (one vector a segment) or [B,T,D] -> [B,M|T,C] float32."""
+  x = transform(params, x, head, key)
   return layers.linear(params["head"], x, x.dtype).astype(jnp.float32)
 
 

@@ -4,7 +4,6 @@ Letters: B batch, T query position, S key position, D width, F mlp width, N quer
 K kv heads, G = N/K, H head dim, V vocabulary, L layers, C classes, M segments a row.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,9 +29,13 @@ def _gelu(x):
 ACTIVATIONS = {  # Hugging Face's `hidden_act` -> function
   "gelu": _gelu,
   "gelu_new": partial(jax.nn.gelu, approximate=True),
+  "gelu_fast": partial(jax.nn.gelu, approximate=True),
+  "gelu_python": _gelu,
   "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
   "relu": jax.nn.relu,
   "silu": jax.nn.silu,
+  "swish": jax.nn.silu,
+  "tanh": jnp.tanh,
 }
 
 
@@ -89,48 +92,52 @@ class Embed(nn.Module):
     return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
 
 
-class LayerNorm(nn.Module):
-  """Mean and variance over D in float32 (arXiv:1607.06450)."""
+@dataclass(frozen=True)
+class Norm:
+  """How a vector of D is normalised."""
 
+  kind: str
+  """"layer": mean and variance (arXiv:1607.06450); "rms": root mean square
+  (arXiv:1910.07467)."""
   eps: float
+  bias: bool
+  """"layer" only: whether it has a bias."""
+  offset: float
+  """Added to the scale: 1 for Gemma, which stores scale - 1."""
+
+
+class Normalise(nn.Module):
+  """Norm over the last axis, computed in float32."""
+
+  norm: Norm
   dtype: str
 
   @nn.compact
   def __call__(self, x):
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    norm = self.norm
+    start = nn.initializers.constant(1 - norm.offset)
+    scale = self.param("scale", start, x.shape[-1:])
+    bias = None
+    if norm.bias:
+      bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
 
     @recompute
-    def norm(x, scale, bias):
+    def normalise(x, scale, bias):
       x = x.astype(jnp.float32)
-      x = x - jnp.mean(x, -1, keepdims=True)
-      x = x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.eps)
-      return (x * scale + bias).astype(self.dtype)
+      if norm.kind == "layer":
+        x = x - jnp.mean(x, -1, keepdims=True)
+      x = x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + norm.eps)
+      x = x * (scale + np.float32(norm.offset) if norm.offset else scale)
+      return (x if bias is None else x + bias).astype(self.dtype)
 
-    return norm(x, scale, bias)
-
-
-class RMSNorm(nn.Module):
-  """Root mean square over D in float32 (arXiv:1910.07467)."""
-
-  eps: float
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x):
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-
-    @recompute
-    def norm(x, scale):
-      x = x.astype(jnp.float32)
-      x = x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.eps)
-      return (x * scale).astype(self.dtype)
-
-    return norm(x, scale)
+    return normalise(x, scale, bias)
 
 
 class Mlp(nn.Module):
-  """D -> F -> D; gated: activation(gate(x)) * up(x) (arXiv:2002.05202)."""
+  """D -> F -> D; gated: activation(gate(x)) * up(x) (arXiv:2002.05202).
+
+  drop: what dropout does to the [..., F] before the last product; None: nothing.
+  """
 
   width: int
   mlp: int
@@ -141,7 +148,7 @@ class Mlp(nn.Module):
   std: float
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, drop=None):
     act = ACTIVATIONS[self.activation]
     project = partial(Linear, bias=self.bias, dtype=self.dtype, std=self.std)
     up = project(self.mlp, name="up")(x)
@@ -150,7 +157,7 @@ class Mlp(nn.Module):
       y = recompute(lambda gate, up: act(gate) * up)(gate, up)
     else:
       y = recompute(act)(up)
-    return project(self.width, name="down")(y)
+    return project(self.width, name="down")(y if drop is None else drop(y))
 
 
 def at(x, places):
@@ -169,58 +176,6 @@ def positions_of(segments):
   new = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
   start = lax.cummax(jnp.where(new, index, 0), axis=1)
   return jnp.where(segments == 0, 0, index - start)
-
-
-@dataclass(frozen=True)
-class Rope:
-  """Rotary positions as `config.json` states them."""
-
-  kind: str
-  """default, linear, dynamic or llama3."""
-  theta: float
-  factor: float | None = None
-  low: float | None = None
-  """llama3: low_freq_factor."""
-  high: float | None = None
-  """llama3: high_freq_factor."""
-  original: float | None = None
-  """llama3: original_max_position_embeddings."""
-
-
-def frequencies(rope, head_dim):
-  """[H/2] float32 radians a position, computed as transformers' modeling_rope_utils does.
-
-  "dynamic" stretches the base only beyond max_position_embeddings, where this library lets
-  no token stand; up to there it is "default".
-  """
-  exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-  # numpy's float32 power is off by one unit for some, which is seen at position 4000.
-  power = (rope.theta ** exponent.astype(np.float64)).astype(np.float32)
-  freqs = np.float32(1) / power
-  if rope.kind == "linear":
-    return freqs / np.float32(rope.factor)
-  if rope.kind == "llama3":
-    wavelength = np.float32(2 * math.pi) / freqs
-    smooth = (rope.original / wavelength - rope.low) / (rope.high - rope.low)
-    medium = (1 - smooth) * freqs / rope.factor + smooth * freqs
-    long = wavelength > rope.original / rope.low
-    short = wavelength < rope.original / rope.high
-    scaled = np.where(long, freqs / rope.factor, np.where(short, freqs, medium))
-    return scaled.astype(np.float32)
-  return freqs
-
-
-def rotations(rope, head_dim, positions):
-  """positions [B,T] -> (cos, sin), each [B,T,1,H/2] float32."""
-  angles = positions.astype(jnp.float32)[..., None, None] * frequencies(rope, head_dim)
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x, rotation):
-  """x [B,T,N,H] turned by `rotations`; the halves of H are the pairs, as in Hugging Face."""
-  cos, sin = rotation
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 # --- dropout ---------------------------------------------------------------------------
@@ -294,39 +249,106 @@ REMAT = {
 }
 
 
-def run_layers(layer, params, x, per_layer=None, *, places=None, unroll=1, remat="none"):
-  """Applies layer(params, x, index, extra, places) -> (x, out) from the first to the last.
+def run_layers(
+  layer,
+  params,
+  x,
+  per_layer=None,
+  *,
+  kinds=None,
+  repeats=None,
+  places=None,
+  unroll=1,
+  remat="none",
+):
+  """Applies layer(params, x, index, kind, extra, places) -> (x, out) from first to last.
 
   params: dict of leaves stacked [L, …], scanned; or a tuple of dicts, one a layer, which
   become straight code (no slice of a stack is copied; for decoding). per_layer: a tree
-  stacked, or a tuple, alike. Returns x and the outs, stacked or as a tuple alike.
+  stacked, or a tuple, alike. kinds: what a layer is beside its weights, static, one a layer
+  (None: nothing); where they alternate, the scan goes over whole periods, and what is left
+  of a last period is straight code. repeats: the number of times that one layer's params,
+  without an L axis, are applied. Returns x and the outs, stacked or as a tuple alike.
   places [B,M]: x is wanted there alone, and outs are not; straight code and an unroll of all
   layers then hand it to the last one. A loop does not: the other layers' slice of the stack
   would be a copy.
   """
   straight = isinstance(params, tuple)
-  num_layers = len(params) if straight else jax.tree.leaves(params)[0].shape[0]
+  if repeats is not None:
+    params, straight = (params,) * repeats, unroll >= repeats
+  num_layers = len(params) if isinstance(params, tuple) else stack_size(params)
+  kinds = (None,) * num_layers if kinds is None else tuple(kinds)
+  options = {"unroll": unroll, "remat": remat}
   looped = not straight and unroll < num_layers
   if places is not None and looped:
-    return at(run_layers(layer, params, x, unroll=unroll, remat=remat)[0], places), None
-  some = lambda part: params[part] if straight else jax.tree.map(lambda p: p[part], params)
+    again = params[0] if repeats is not None else params
+    x, _ = run_layers(layer, again, x, kinds=kinds, repeats=repeats, **options)
+    return at(x, places), None
+  some = lambda tree, part: (
+    tree[part] if isinstance(tree, tuple) else jax.tree.map(lambda p: p[part], tree)
+  )
   if places is not None and num_layers > 1:
-    x, _ = run_layers(layer, some(slice(-1)), x, unroll=unroll, remat=remat)
+    x, _ = run_layers(layer, some(params, slice(-1)), x, kinds=kinds[:-1], **options)
   if REMAT[remat] is not None:  # without a loop, the compiler would undo it
-    layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not looped)
+    layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not looped, static_argnums=3)
   if places is not None:
-    return layer(some(-1), x, num_layers - 1, None, places)[0], None
+    return layer(some(params, -1), x, num_layers - 1, kinds[-1], None, places)[0], None
   if straight:
-    outs = []
-    for index, one in enumerate(params):
-      extra = None if per_layer is None else per_layer[index]
-      x, out = layer(one, x, index, extra, None)
-      outs.append(out)
-    return x, tuple(outs)
+    return _straight(layer, params, x, per_layer, kinds, range(num_layers))
+  if repeats is not None:
+    params = params[0]
+    body = lambda x, index: layer(params, x, index, kinds[0], None, None)
+    assert len(set(kinds)) == 1, "a layer that is shared is of one kind"
+    return lax.scan(body, x, jnp.arange(num_layers), unroll=unroll)
+  return _scan(layer, params, x, per_layer, kinds, unroll)
+
+
+def stack_size(params):
+  """L of a tree whose leaves are stacked [L, …]."""
+  return jax.tree.leaves(params)[0].shape[0]
+
+
+def _straight(layer, params, x, per_layer, kinds, indices):
+  outs = []
+  for place, index in enumerate(indices):
+    extra = None if per_layer is None else per_layer[place]
+    x, out = layer(params[place], x, index, kinds[index], extra, None)
+    outs.append(out)
+  return x, tuple(outs)
+
+
+def _scan(layer, params, x, per_layer, kinds, unroll):
+  """A scan over whole periods of `kinds`, and straight code for the layers that are left."""
+  num_layers, period = len(kinds), _period(kinds)
+  whole = num_layers // period
+  index = jnp.arange(num_layers)
+  xs = (params, index, per_layer)
+  if period == 1:
+    body = lambda x, slices: layer(slices[0], x, slices[1], kinds[0], slices[2], None)
+    return lax.scan(body, x, xs, unroll=min(unroll, num_layers))
 
   def body(x, slices):
-    one, index, extra = slices
-    return layer(one, x, index, extra, None)
+    outs = []
+    for place in range(period):
+      one, index, extra = jax.tree.map(lambda leaf, place=place: leaf[place], slices)
+      x, out = layer(one, x, index, kinds[place], extra, None)
+      outs.append(out)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 
-  xs = (params, jnp.arange(num_layers), per_layer)
-  return lax.scan(body, x, xs, unroll=min(unroll, num_layers))
+  fold = lambda leaf: leaf[: whole * period].reshape(whole, period, *leaf.shape[1:])
+  steps = max(1, min(-(-unroll // period), whole))
+  x, outs = lax.scan(body, x, jax.tree.map(fold, xs), unroll=steps)
+  outs = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outs)
+  rest = range(whole * period, num_layers)
+  if rest:
+    take = lambda tree: [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in rest]
+    extras = None if per_layer is None else take(per_layer)
+    x, last = _straight(layer, take(params), x, extras, kinds, rest)
+    outs = jax.tree.map(lambda some, *more: jnp.concatenate([some, jnp.stack(more)]), outs, *last)
+  return x, outs
+
+
+def _period(kinds):
+  """The smallest p such that kinds[i] = kinds[i % p] for all i."""
+  fits = lambda p: all(kind == kinds[i % p] for i, kind in enumerate(kinds))
+  return next(p for p in range(1, len(kinds) + 1) if fits(p))

@@ -78,13 +78,14 @@ def loss(network, params, batch, options, key=None):
   evaluation, it is the plain cross-entropy, so that exp(loss) is the perplexity.
   """
   training = key is not None
+  x, kernel, bias, softcap = network.to_vocabulary(params, network.hidden(params, batch, key), key)
   sums = heads.cross_entropy(
-    network.hidden(params, batch, key),
-    network.output_kernel(params),
+    x,
+    kernel,
     batch["targets"],
     batch["weights"],
-    bias=None,
-    softcap=None,
+    bias=bias,
+    softcap=softcap,
     label_smoothing=options.label_smoothing if training else 0.0,
     z_loss=options.z_loss if training else 0.0,
     chunk=options.chunk,

@@ -35,9 +35,10 @@ def token_loss(network, params, batch):
   after = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
   segments = batch["segments"]
   weights = (segments != 0) & (after(segments) == segments)
+  x, kernel, _, _ = network.to_vocabulary(params, network.hidden(params, batch))
   return heads.cross_entropy(
-    network.hidden(params, batch),
-    network.output_kernel(params),
+    x,
+    kernel,
     after(batch["inputs"]),
     weights.astype(jnp.float32),
     chunk=8,

@@ -147,8 +147,8 @@ class Copying:
     wanted = self.sequence[self.offset : self.offset + T]
     return 30.0 * jax.nn.one_hot(jnp.asarray(wanted), V)[None]
 
-  def output_kernel(self, params):
-    return params["lm_head"]["kernel"]
+  def to_vocabulary(self, params, x, key=None):
+    return x, params["lm_head"]["kernel"], None, None
 
 
 def test_oracle_logits_for_the_next_token_alone_have_no_loss():

@@ -1,0 +1,124 @@
+"""One attention of a Transformer: projections around `attention.attend`, and its cache."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxsft.models import attention, layers, rope
+
+
+@dataclass(frozen=True)
+class Heads:
+  """What the heads of one attention are; no field has a default."""
+
+  count: int
+  """N, query heads."""
+  kv: int
+  """K, heads of keys and values."""
+  dim: int
+  """H."""
+  bias: bool
+  """Of the projections to queries, keys and values."""
+  out_bias: bool
+  scale: float | None
+  """Of the scores; None: H**-0.5."""
+  softcap: float | None
+  norm: layers.Norm | None
+  """On queries and keys, before they turn."""
+  norm_over: str
+  """"head": over H, one scale for all heads; "all": over N H."""
+
+
+class Attention(nn.Module):
+  """Projections around `attend`; with a cache the keys and values of earlier calls too."""
+
+  width: int
+  heads: Heads
+  dtype: str
+  std: float
+  backend: str
+
+  @nn.compact
+  def __call__(
+    self,
+    x,
+    rule,
+    *,
+    source=None,
+    rotation=None,
+    interleaved=False,
+    bias=None,
+    rate=0.0,
+    seed=None,
+    cache=None,
+    places=None,
+  ):
+    """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
+
+    source [B,S,D]: what keys and values are made of; None: x. rotation: of `rope.rotations`.
+    bias [1|B,N,T,S]: see `attend`. places [B,M]: only these tokens ask, the result is
+    [B,M,D]; None: all. cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new
+    ones go; a slot of S or more is left out. The rule then speaks of all S slots.
+    """
+    heads = self.heads
+    source = x if source is None else source
+    project = partial(layers.Linear, bias=heads.bias, dtype=self.dtype, std=self.std)
+    q = self._normed("q", project(heads.count * heads.dim, name="q")(layers.at(x, places)))
+    k = self._normed("k", project(heads.kv * heads.dim, name="k")(source))
+    v = self._split(project(heads.kv * heads.dim, name="v")(source))
+    if rotation is not None:
+      q = rope.rotate(q, tuple(layers.at(r, places) for r in rotation), interleaved)
+      k = rope.rotate(k, rotation, interleaved)
+    if cache is not None:
+      *past, slots = cache
+      cache = tuple(_store(*pair, slots) for pair in zip(past, (k, v), strict=True))
+      k, v = (_of_rows(held, len(slots)).astype(q.dtype) for held in cache)
+    if bias is not None and places is not None:
+      rows = jnp.broadcast_to(bias, (len(places), *bias.shape[1:]))
+      bias = jnp.take_along_axis(rows, places[:, None, :, None], axis=2)
+    y = attention.attend(
+      q,
+      k,
+      v,
+      attention.asking(rule, places),
+      scale=heads.scale,
+      softcap=heads.softcap,
+      bias=bias,
+      backend=self.backend if places is None else "xla",  # few queries need no kernel
+      rate=rate,
+      seed=seed,
+    )
+    y = y.reshape(*y.shape[:2], -1)
+    out = layers.Linear(self.width, heads.out_bias, self.dtype, self.std, name="o")
+    return out(y), cache
+
+  def _split(self, y):
+    """[B,T,n*H] -> [B,T,n,H]."""
+    return y.reshape(*y.shape[:2], -1, self.heads.dim)
+
+  def _normed(self, name, y):
+    """Queries or keys [B,T,n*H] -> [B,T,n,H], normalised where the heads have a norm."""
+    if self.heads.norm is None:
+      return self._split(y)
+    norm = layers.Normalise(self.heads.norm, self.dtype, name=f"{name}_norm")
+    return self._split(norm(y)) if self.heads.norm_over == "all" else norm(self._split(y))
+
+
+# --- the cache -------------------------------------------------------------------------
+# Rows and heads are one axis, [B*K,S,H]: the products then take the cache as it lies, and it
+# is updated in place. From [B,S,K,H] XLA:CPU would copy all of it, transposed, at every token.
+
+
+def _store(held, new, slots):
+  """held [B*K,S,H] with new [B,T,K,H] at slots [B,T]; slots of S and more are left out."""
+  B, T, K, H = new.shape
+  new = new.transpose(0, 2, 1, 3).reshape(B * K, T, H).astype(held.dtype)
+  rows = jnp.arange(B * K)[:, None]
+  return held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop")
+
+
+def _of_rows(held, B):
+  """held [B*K,S,H] as keys or values [B,S,K,H]."""
+  return held.reshape(B, -1, *held.shape[1:]).transpose(0, 2, 1, 3)
