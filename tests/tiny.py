@@ -14,7 +14,7 @@ import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxsft import config as config_lib
-from jaxsft import export, families, sharding, start
+from jaxsft import families, hf_directory, sharding, start
 from jaxsft import models as networks
 from tests.templates import tiny as templates
 
@@ -147,7 +147,7 @@ def checkpoint(directory, family, seed=0, **changes):
   arch = module.architecture(config)
   head = families.head_of(module, arch, {"bert": "none", "llama": "lm"}[family])
   params = networks.Network(arch, head).init(jax.random.key(seed))
-  export.export(
+  hf_directory.write(
     directory,
     source_config=config,
     family=module,

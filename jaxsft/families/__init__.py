@@ -1,7 +1,7 @@
 """What a model family calls things: config.json -> our architecture, and tensor names.
 
-A family is a module with architecture, names, head_fields, export_config, BASE_PREFIX,
-IGNORED and TIED. It holds no layers.
+A family is a module with architecture, names, head_fields, export_config, CLASSES,
+BASE_PREFIX (and PREFIXES where a class has another), IGNORED and TIED. It holds no layers.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads
+from jaxsft.weights.head_file import KIND as OWN_HEAD
 
 
 class View(NamedTuple):
@@ -99,8 +100,34 @@ def refuse_unknown(config, known):
 
 
 def head_of(family, arch, kind, classes=0):
-  """The head of `kind` ("none", "lm", "sequence", "token") as the family builds it."""
+  """The head of `kind` (see heads.Head) as the family builds it; a span has no `classes`."""
+  classes = classes if kind in ("sequence", "token") else 0
   return heads.Head(kind=kind, classes=classes, **family.head_fields(arch, kind))
+
+
+def kind_of(family, config):
+  """Kind of the head that a checkpoint was saved with; "none" where none is used here."""
+  if OWN_HEAD in config:
+    return config[OWN_HEAD]
+  name = (config.get("architectures") or [""])[0]
+  return next((kind for kind, known in family.CLASSES.items() if known == name), "none")
+
+
+def class_of(classes, kind):
+  """{"architectures": …} of config.json for a head of `kind`, by a family's CLASSES.
+
+  Where transformers has no class for it, that of the base, and our own key for the head.
+  """
+  if kind in classes:
+    return {"architectures": [classes[kind]]}
+  return {"architectures": [classes["none"]], OWN_HEAD: kind}
+
+
+def prefix_of(family, kind):
+  """What stands before the base's names in the file of a model with a head of `kind`."""
+  if kind not in family.CLASSES or kind == "none":
+    return ""
+  return getattr(family, "PREFIXES", {}).get(kind, family.BASE_PREFIX)
 
 
 def with_labels(config, head, labels):
@@ -109,6 +136,7 @@ def with_labels(config, head, labels):
   labels: names in id order; () with one class is a regression.
   """
   out = {k: v for k, v in config.items() if k not in STALE}
+  out.pop(OWN_HEAD, None)
   if head.kind in ("sequence", "token"):
     names = list(labels) or [f"LABEL_{i}" for i in range(head.classes)]
     out["id2label"] = {str(i): name for i, name in enumerate(names)}

@@ -49,7 +49,7 @@ class Network:
   @property
   def has_source(self):
     """Whether its batches have a `source` beside their `inputs`."""
-    return self.module is encoder_decoder
+    return has_source(self.arch)
 
   @property
   def tied(self):
@@ -131,6 +131,11 @@ class Network:
     return self.module.decode(
       self, params, inputs, cache, segments=segments, positions=positions
     )
+
+
+def has_source(arch):
+  """Whether an architecture is an encoder-decoder, whose batches have a `source`."""
+  return isinstance(arch, encoder_decoder.EncoderDecoderConfig)
 
 
 def with_dropout(network, rate):

@@ -13,7 +13,7 @@ from jaxsft.tuning import select
 def job(config, mesh):
   """The `Job` of a config on a mesh, without a directory to write to."""
   model = config.model
-  base = pretrained.open_pretrained(model.path, model.sha256, model.revision)
+  base = pretrained.open_base(model)
   data = prepare.prepare(config, base, mesh)
   metric, mode = jobs.best_by(config, data)
   network = jobs.make_network(config, base, data)
@@ -34,7 +34,7 @@ def job(config, mesh):
 def params(job):
   """The checkpoint's weights, with a new head where the task needs one."""
   task = job.config.task
-  new_head = task == "classify" and job.base.labels != job.data.context.labels
+  new_head = jobs.new_head(job.config, job.base)
   load = pretrained.load_params
   return load(job.base, job.network, job.mesh, new_head, job.config.seed)[0]
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 import tokenizers
 import transformers
 
-from jaxsft import export, families, models, tokenizer, weights
+from jaxsft import families, hf_directory, models, tokenizer, weights
 from jaxsft.errors import JaxsftError
 from jaxsft.families import bert, llama
 
@@ -115,7 +115,7 @@ def read(path):
 def test_a_classifier_opens_in_transformers_with_equal_logits(tmp_path, oracle):
   network, params = make(bert, BERT, "sequence", 3)
   labels = ("bad", "fair", "good")
-  export.export(tmp_path / "out", **settings(bert, BERT, network, params, labels=labels))
+  hf_directory.write(tmp_path / "out", **settings(bert, BERT, network, params, labels=labels))
   theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
   assert type(theirs).__name__ == "BertForSequenceClassification"
   assert theirs.config.id2label == dict(enumerate(labels))
@@ -134,7 +134,7 @@ def test_a_classifier_opens_in_transformers_with_equal_logits(tmp_path, oracle):
 def test_a_chat_model_opens_in_transformers_with_equal_logits(tmp_path, oracle, tied):
   config = LLAMA | {"tie_word_embeddings": tied}
   network, params = make(llama, config, "lm")
-  export.export(tmp_path / "out", **settings(llama, config, network, params))
+  hf_directory.write(tmp_path / "out", **settings(llama, config, network, params))
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
   assert type(theirs).__name__ == "LlamaForCausalLM"
   stored = safetensors.numpy.load_file(tmp_path / "out/model.safetensors")
@@ -151,7 +151,7 @@ def test_stop_ids_agree_everywhere(tmp_path, oracle):
   network, params = make(llama, LLAMA, "lm")
   sampling = {"temperature": 0.6, "do_sample": True, "eos_token_id": 7}
   given = settings(llama, LLAMA, network, params, generation_config=sampling)
-  export.export(tmp_path / "out", **given)
+  hf_directory.write(tmp_path / "out", **given)
   # 2 was supervised, 0 is the tokenizer's own; the checkpoint's 7 is neither.
   assert read(tmp_path / "out/config.json")["eos_token_id"] == [2, 0]
   generation = read(tmp_path / "out/generation_config.json")
@@ -178,12 +178,12 @@ def test_no_stop_or_an_impossible_one_is_refused(tmp_path):
   network, params = make(llama, LLAMA, "lm")
   given = settings(llama, LLAMA, network, params, stop_ids=(300,))
   with pytest.raises(JaxsftError, match=r"\[300\] outside the vocabulary of 300"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   endless = byte_tokenizer()
   endless.eos_token = None
   given = settings(llama, LLAMA, network, params, stop_ids=(), tokenizer=endless)
   with pytest.raises(JaxsftError, match="no stop token"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   assert not list(tmp_path.iterdir())
 
 
@@ -204,7 +204,7 @@ def test_every_head_and_type_comes_back_bit_for_bit(
 ):
   network, params = make(family, config, kind, classes)
   given = settings(family, config, network, params, dtype=dtype)
-  files = export.export(tmp_path / "out", **given)
+  files = hf_directory.write(tmp_path / "out", **given)
   assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files
   source = weights.open_source(tmp_path / "out")
   assert {info.dtype for info in source.tensors.values()} == {dtype}
@@ -235,14 +235,14 @@ def test_transformers_finds_nothing_missing_or_unknown(tmp_path, oracle):
   }
   for i, (family, config, kind, classes) in enumerate(CASES):
     network, params = make(family, config, kind, classes)
-    export.export(tmp_path / str(i), **settings(family, config, network, params))
+    hf_directory.write(tmp_path / str(i), **settings(family, config, network, params))
     _, info = autos[kind].from_pretrained(tmp_path / str(i), output_loading_info=True)
     assert not any(info.values()), (kind, info)
 
 
 def test_a_regression_has_no_invented_labels(tmp_path):
   network, params = make(bert, BERT, "sequence", 1)
-  export.export(tmp_path / "out", **settings(bert, BERT, network, params))
+  hf_directory.write(tmp_path / "out", **settings(bert, BERT, network, params))
   assert read(tmp_path / "out/config.json")["problem_type"] == "regression"
 
 
@@ -254,7 +254,7 @@ def test_sharded_parameters_are_exported_whole(tmp_path):
     lambda x: jax.device_put(x, jax.sharding.NamedSharding(mesh, spec(x))), params
   )
   for name, tree in (("one", params), ("four", sharded)):
-    export.export(tmp_path / name, **settings(llama, LLAMA, network, tree))
+    hf_directory.write(tmp_path / name, **settings(llama, LLAMA, network, tree))
   one, four = (tmp_path / n / "model.safetensors" for n in ("one", "four"))
   assert one.read_bytes() == four.read_bytes()
 
@@ -265,11 +265,11 @@ def test_verify_compares_logits(tmp_path):
   given = {"family": llama, "network": network, "probe": probe}
   for dtype in ("float32", "bfloat16"):
     out = tmp_path / dtype
-    export.export(out, **settings(llama, LLAMA, network, params, dtype=dtype))
-    assert export.verify(out, params=params, **given) <= 1e-6
+    hf_directory.write(out, **settings(llama, LLAMA, network, params, dtype=dtype))
+    assert hf_directory.verify(out, params=params, **given) <= 1e-6
   params["norm"]["scale"] = params["norm"]["scale"] * 1.1
   with pytest.raises(JaxsftError, match=r"logits of the export .* differ"):
-    export.verify(tmp_path / "float32", params=params, **given)
+    hf_directory.verify(tmp_path / "float32", params=params, **given)
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
@@ -277,31 +277,31 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
   given = settings(bert, BERT, network, params)
   out = tmp_path / "out"
   out.mkdir()
-  export.export(out, **given)  # an empty directory is free
-  manifest = read(out / export.MANIFEST)
-  assert manifest["files"].keys() == {p.name for p in out.iterdir()} - {export.MANIFEST}
+  hf_directory.write(out, **given)  # an empty directory is free
+  manifest = read(out / hf_directory.MANIFEST)
+  assert manifest["files"].keys() == {p.name for p in out.iterdir()} - {hf_directory.MANIFEST}
   params["head"]["bias"] = params["head"]["bias"] + 1
-  export.export(out, **given)
+  hf_directory.write(out, **given)
   stored = safetensors.numpy.load_file(out / "model.safetensors")
   np.testing.assert_array_equal(stored["classifier.bias"], params["head"]["bias"])
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
   (out / "notes.txt").write_text("mine")
   with pytest.raises(JaxsftError, match=r"notes.txt in .* changed since"):
-    export.export(out, **given)
+    hf_directory.write(out, **given)
   (out / "notes.txt").unlink()
   (out / "config.json").write_text("{}")
   with pytest.raises(JaxsftError, match=r"config.json in .* changed since"):
-    export.export(out, **given)
-  (out / export.MANIFEST).write_text("{")
+    hf_directory.write(out, **given)
+  (out / hf_directory.MANIFEST).write_text("{")
   with pytest.raises(JaxsftError, match="unreadable"):
-    export.export(out, **given)
-  (out / export.MANIFEST).unlink()
+    hf_directory.write(out, **given)
+  (out / hf_directory.MANIFEST).unlink()
   with pytest.raises(JaxsftError, match="not an export of jaxsft"):
-    export.export(out, **given)
+    hf_directory.write(out, **given)
   assert (out / "config.json").read_text() == "{}"
   with pytest.raises(JaxsftError, match="not an export of jaxsft"):
-    export.export(out / "config.json", **given)
+    hf_directory.write(out / "config.json", **given)
 
 
 def listing(directory):
@@ -311,13 +311,13 @@ def listing(directory):
 def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
   network, params = make(bert, BERT, "sequence", 2)
   given = settings(bert, BERT, network, params)
-  export.export(tmp_path / "out", **given)
+  hf_directory.write(tmp_path / "out", **given)
   before = listing(tmp_path)
 
   usage = shutil.disk_usage(tmp_path)._replace(free=100)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
   with pytest.raises(JaxsftError, match="free some space"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   monkeypatch.undo()
 
   def full(*args, **kwargs):
@@ -325,7 +325,7 @@ def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tokenizer, "save_tokenizer", full)
   with pytest.raises(JaxsftError, match=r"No space left.*nothing was left half-written"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   monkeypatch.undo()
 
   rename = os.rename
@@ -337,7 +337,7 @@ def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
 
   monkeypatch.setattr(os, "rename", stuck)
   with pytest.raises(JaxsftError, match="the earlier one, if any, was left as it was"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   assert listing(tmp_path) == before
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -346,7 +346,7 @@ def test_a_place_where_nothing_can_be_written_is_explained(tmp_path):
   network, params = make(bert, BERT, "sequence", 2)
   (tmp_path / "file").write_text("mine")
   with pytest.raises(JaxsftError, match=r"writing the export to .*file/out failed"):
-    export.export(tmp_path / "file/out", **settings(bert, BERT, network, params))
+    hf_directory.write(tmp_path / "file/out", **settings(bert, BERT, network, params))
 
 
 def test_a_wrong_table_is_noticed_before_the_export_counts(tmp_path, monkeypatch):
@@ -362,7 +362,7 @@ def test_a_wrong_table_is_noticed_before_the_export_counts(tmp_path, monkeypatch
 
   monkeypatch.setattr(weights.params, "export_tensors", swapped)
   with pytest.raises(JaxsftError, match="'layers/attn/q/kernel' to differ after it was"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   assert not list(tmp_path.iterdir())
 
 
@@ -378,7 +378,7 @@ def test_a_config_that_reads_differently_is_noticed(tmp_path, monkeypatch):
 
   monkeypatch.setattr(llama, "export_config", careless)
   with pytest.raises(JaxsftError, match=r"the written config.json to describe"):
-    export.export(tmp_path / "out", **settings(llama, LLAMA, network, params))
+    hf_directory.write(tmp_path / "out", **settings(llama, LLAMA, network, params))
   assert not list(tmp_path.iterdir())
 
 
@@ -391,7 +391,7 @@ def test_a_tokenizer_that_reads_differently_is_noticed(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tokenizer, "save_tokenizer", forgets_template)
   with pytest.raises(JaxsftError, match=r"chat_template.*'other'"):
-    export.export(tmp_path / "out", **settings(llama, LLAMA, network, params))
+    hf_directory.write(tmp_path / "out", **settings(llama, LLAMA, network, params))
   assert not list(tmp_path.iterdir())
 
 
@@ -400,5 +400,5 @@ def test_weights_that_overflow_the_type_are_refused(tmp_path):
   params["head"]["bias"] = params["head"]["bias"] + 1e6
   given = settings(bert, BERT, network, params, dtype="float16")
   with pytest.raises(JaxsftError, match=r"'classifier.bias'.*export.dtype"):
-    export.export(tmp_path / "out", **given)
+    hf_directory.write(tmp_path / "out", **given)
   assert not list(tmp_path.iterdir())
