@@ -1,8 +1,9 @@
-"""Bytes in and out: safetensors and GGUF, streamed, sharded, checked."""
+"""Bytes in and out: safetensors, GGUF and torch files, streamed, sharded, checked."""
 
 import pathlib
 
 from jaxsft.errors import JaxsftError
+from jaxsft.weights import head_file, safetensors_files, torch_file
 from jaxsft.weights.params import (
   Report,
   export_tensors,
@@ -24,13 +25,16 @@ __all__ = [
 ]
 
 
-def open_source(path: pathlib.Path) -> Source:
+def open_source(path: pathlib.Path, allow_pytorch_bin: bool = False) -> Source:
   """Opens a Hugging Face directory or a .gguf file; reads names, shapes and config only.
 
+  allow_pytorch_bin: whether pytorch_model.bin is read where there are no safetensors.
   Raises JaxsftError where there is nothing, or nothing readable.
   """
   if path.is_dir():
-    return open_directory(path)
+    if allow_pytorch_bin and torch_file.holds(path) and not safetensors_files.holds(path):
+      return torch_file.open_directory(path)
+    return head_file.with_head(open_directory(path))
   if not path.exists():
     raise JaxsftError(
       f"found nothing at {path}; expected a Hugging Face directory or a .gguf file: "

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxsft.errors import JaxsftError
+from jaxsft.weights import shards
 from jaxsft.weights.source import Index, Info, Source
 
 SINGLE = "model.safetensors"
@@ -39,17 +40,22 @@ DTYPES = {
 }
 
 
+def holds(directory: pathlib.Path) -> bool:
+  """Whether a directory has weights that this module reads."""
+  return any((directory / name).is_file() for name in (SINGLE, INDEX))
+
+
 def open_directory(directory: pathlib.Path) -> Source:
   """Opens a Hugging Face directory; reads config.json and the files' headers only.
 
   Raises JaxsftError for a missing or broken config.json, no weights in safetensors, a
   missing, truncated or corrupt file, and an index that disagrees with its files.
   """
-  config = read_config(directory)
+  config = shards.read_config(directory)
   if (directory / SINGLE).is_file():
     handles = {SINGLE: _open(directory / SINGLE)}
   elif (directory / INDEX).is_file():
-    handles = _open_shards(directory)
+    handles = shards.open_indexed(directory / INDEX, _open)
   else:
     raise JaxsftError(_no_weights(directory))
   where = {name: file for file, handle in handles.items() for name in handle.keys()}
@@ -67,20 +73,6 @@ def open_directory(directory: pathlib.Path) -> Source:
     return handles[where[name]].get_slice(name)[inside]
 
   return Source(directory, config, tensors, read_slice)
-
-
-def read_config(directory: pathlib.Path) -> dict[str, Any]:
-  """The config.json of a Hugging Face directory."""
-  path = directory / "config.json"
-  if not path.is_file():
-    hint = " (adapter_config.json is there: give the base model it was trained on)"
-    raise JaxsftError(
-      f"found no config.json in {directory}"
-      + (hint if (directory / "adapter_config.json").is_file() else "")
-      + "; expected a Hugging Face model directory: config.json, *.safetensors and "
-      "tokenizer.json"
-    )
-  return _read_json(path)
 
 
 def save_safetensors(
@@ -213,50 +205,6 @@ def _open(path: pathlib.Path) -> Any:
     ) from error
 
 
-def _open_shards(directory: pathlib.Path) -> dict[str, Any]:
-  """Opens every file that the index names and compares their names with the index."""
-  index = _read_json(directory / INDEX)
-  weight_map = index.get("weight_map")
-  if not isinstance(weight_map, dict) or not weight_map:
-    raise JaxsftError(
-      f"found no weight_map in {directory / INDEX}; expected tensor names with the file "
-      "that holds each: copy or download the index again"
-    )
-  files = sorted(set(weight_map.values()))
-  missing = [file for file in files if not (directory / file).is_file()]
-  if missing:
-    raise JaxsftError(
-      f"found {len(files) - len(missing)} of {len(files)} weight files in {directory}; "
-      f"missing {', '.join(missing[:3])}, which {INDEX} names: copy or download them"
-    )
-  handles = {file: _open(directory / file) for file in files}
-  found = {name: file for file, handle in handles.items() for name in handle.keys()}
-  differ = sorted(
-    name for name in found | weight_map if found.get(name) != weight_map.get(name)
-  )
-  if differ:
-    name = differ[0]
-    raise JaxsftError(
-      f"found {len(differ)} tensors whose file differs from {directory / INDEX}, such as "
-      f"{name!r} (index: {weight_map.get(name)}, found in: {found.get(name)}); expected "
-      "index and files of one save: copy or download them again"
-    )
-  return handles
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise JaxsftError(
-      f"found {path} unreadable as JSON ({error}); expected an object: copy or download "
-      "it again"
-    ) from error
-  if not isinstance(value, dict):
-    raise JaxsftError(f"found a {type(value).__name__} in {path}; expected a JSON object")
-  return value
-
-
 def _no_weights(directory: pathlib.Path) -> str:
   """The sentence for a directory without safetensors, by what lies there instead."""
   expected = f"expected {SINGLE} (or {INDEX} with its files)"
@@ -264,7 +212,8 @@ def _no_weights(directory: pathlib.Path) -> str:
     return (
       f"found {pickles[0].name} in {directory} but no safetensors; {expected}: pickles "
       "can run code and are not opened, so convert it to safetensors (in PyTorch: "
-      "model.save_pretrained(directory))"
+      "model.save_pretrained(directory)), or set model.allow_pytorch_bin=True, which "
+      "reads tensors out of it and runs nothing"
     )
   if ggufs := sorted(directory.glob("*.gguf")):
     return (
