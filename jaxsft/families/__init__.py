@@ -153,4 +153,8 @@ def with_labels(config, head, labels):
 
 from jaxsft.families import bert, llama  # noqa: E402  the families use what is above
 
-FAMILIES = {"bert": bert, "llama": llama}
+ENCODERS = {"bert": bert}
+DECODERS = {"llama": llama}
+ENCODER_DECODERS = {}
+FAMILIES = ENCODERS | DECODERS | ENCODER_DECODERS
+"""`model_type` of config.json -> module."""

@@ -25,7 +25,7 @@ def qkv(seed=0, T=T):
   return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
 
 
-def dense(q, k, v, causal, window, segments=SEGMENTS):
+def dense(q, k, v, causal, window, segments=SEGMENTS, *, scale=H**-0.5, cap=None, bias=0):
   """The rule written out with loops, and plain attention with repeated heads."""
   ok = np.zeros((B, q.shape[1], q.shape[1]), bool)
   for b, t, s in np.ndindex(ok.shape):
@@ -33,7 +33,8 @@ def dense(q, k, v, causal, window, segments=SEGMENTS):
     near = window is None or abs(t - s) < window
     ok[b, t, s] = same and near and (s <= t or not causal)
   k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
-  scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) * H**-0.5
+  scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) * scale
+  scores = (scores if cap is None else cap * jnp.tanh(scores / cap)) + bias
   p = jax.nn.softmax(jnp.where(ok[:, None], scores, -1e30))
   out = jnp.einsum("BNTS,BSNH->BTNH", p, v)
   return jnp.where(ok.any(-1)[..., None, None], out, 0)
@@ -54,6 +55,40 @@ def test_xla_is_plain_attention_with_gradients(causal, window):
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   for ours, his in zip(grads, theirs, strict=True):
     np.testing.assert_allclose(ours, his, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, B], ids=["shared", "own"])
+@pytest.mark.parametrize("cap", [None, 0.7])
+def test_scores_are_scaled_bent_and_shifted(rows, cap):
+  """Values and gradients of scale, softcap and bias, also of the bias itself."""
+  bias = jax.random.normal(jax.random.key(4), (rows, N, T, T))
+
+  def run(f):
+    loss = lambda *x: jnp.sum(jnp.sin(f(*x)))
+    return jax.value_and_grad(loss, (0, 1, 2, 3))(*qkv(), bias)
+
+  def ours(q, k, v, bias):
+    its_rule = rule(True, None)
+    return attention.attend(q, k, v, its_rule, scale=0.9, softcap=cap, bias=bias, backend="xla")
+
+  value, grads = run(ours)
+  expected, theirs = run(
+    lambda q, k, v, bias: dense(q, k, v, True, None, scale=0.9, cap=cap, bias=bias)
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for ours, his in zip(grads, theirs, strict=True):
+    np.testing.assert_allclose(ours, his, atol=1e-5)
+    assert np.abs(np.asarray(his)).max() > 1e-2
+
+
+def test_splash_bends_scores():
+  segments = np.repeat(SEGMENTS, 16, axis=1)[:, :256]
+  q, k, v = (3 * x for x in qkv(T=256))
+  its_rule, real = attention.Rule(segments, segments, True), (segments != 0)[..., None, None]
+  bent = attention._splash(q * H**-0.5, k, v, its_rule, 2.0, interpret=True)
+  xla = lambda cap: attention.attend(q, k, v, its_rule, softcap=cap, backend="xla")
+  np.testing.assert_allclose(bent * real, xla(2.0) * real, atol=1e-5)
+  assert np.abs((bent - xla(None)) * real).max() > 1e-2
 
 
 @pytest.mark.parametrize(("causal", "window"), RULES)
@@ -164,7 +199,10 @@ def test_auto_takes_what_the_platform_can(monkeypatch, platform, dtype, T, dropp
   monkeypatch.setattr(sharding, "platform", lambda: platform)
   q = jnp.zeros((1, T, N, H), dtype)
   its_rule = attention.Rule(jnp.ones((1, T)), jnp.ones((1, T)), True)
-  assert attention._pick(q, q[:, :, :K], its_rule, dropping) == expected
+  extras = ["attention dropout"] if dropping else []
+  assert attention._pick(q, q[:, :, :K], its_rule, None, extras) == expected
+  bent = "xla" if expected == "cudnn" else expected  # cuDNN knows no softcap
+  assert attention._pick(q, q[:, :, :K], its_rule, 30.0, extras) == bent
 
 
 def test_no_square_of_probabilities_is_stored():

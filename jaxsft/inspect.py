@@ -1,0 +1,178 @@
+"""What a checkpoint is and what training it takes.
+
+  python -m jaxsft.inspect --model=DIR_OR_NAME [--rows=8] [--length=512] [--json=FILE]
+
+Prints the family, the sizes, the memory of training with each tuning method, and how far
+the family's logits and gradients are from torch transformers' in the tests. Weights are not
+read, only their names and shapes.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from jaxsft import command, families, log, pretrained, start
+from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tuning import select
+
+PARITY = pathlib.Path(families.__file__).with_name("parity.json")
+KINDS = ("lm", "masked_lm", "sequence", "token", "span")
+METHODS = ("all", "head")
+REMATS = ("none", "dots", "full")
+FLOAT = 4  # bytes of a trained weight, its gradient, and each of AdamW's two moments
+
+
+def describe(base, rows, length):
+  """A dict of everything that `main` prints of a `pretrained.Pretrained`.
+
+  Memory is in bytes: of weights, gradient sums and moments by the shapes, and of what the
+  backward pass keeps of a batch of `rows` x `length` tokens, as jax.vjp says, for each
+  setting of model.remat.
+  """
+  kind = base.kind if base.kind != "none" else _first_kind(base)
+  network = base.network_of(kind, max(len(base.labels), 2))
+  shapes = dict(select.paths(network.shapes()))
+  source = base.source
+  return {
+    "path": str(base.path),
+    "family": base.config["model_type"],
+    "class": (base.config.get("architectures") or ["unknown"])[0],
+    "architecture": network.module.__name__.rpartition(".")[2],
+    "head": base.kind,
+    "labels": list(base.labels),
+    "task": base.task,
+    "sizes": sizes(base.arch),
+    "parameters": sum(leaf.size for leaf in shapes.values()),
+    "dtype": sorted({info.dtype for info in source.tensors.values()}),
+    "heads": [kind for kind in KINDS if _has_head(base, kind)],
+    "training": [_training(network, shapes, method) for method in METHODS],
+    "kept": {"rows": rows, "length": length, **_kept(network, rows, length)},
+    "parity": parity(base.config["model_type"]),
+  }
+
+
+def sizes(arch):
+  """{"layers": …} of an architecture: its whole numbers, by their names."""
+  found = {}
+  for name, value in vars(arch).items():
+    if isinstance(value, int) and not isinstance(value, bool):
+      found[name] = value
+    elif hasattr(value, "__dataclass_fields__"):
+      found |= {f"{name}.{inner}": number for inner, number in sizes(value).items()}
+  return found
+
+
+def parity(family):
+  """{part: {"logits": …, "gradients": …}} that the tests found; {} where none is recorded."""
+  return json.loads(PARITY.read_text("utf-8")).get(family, {}) if PARITY.is_file() else {}
+
+
+def _first_kind(base):
+  return next(kind for kind in ("lm", "masked_lm", "sequence") if _has_head(base, kind))
+
+
+def _has_head(base, kind):
+  try:
+    base.family.names(base.arch, families.head_of(base.family, base.arch, kind, 2))
+  except JaxsftError:
+    return False
+  return True
+
+
+def _training(network, shapes, method):
+  """Bytes of weights, gradients and moments with one of METHODS, or why there is none."""
+  try:
+    chosen = select.trainable_paths(network.shapes(), method, ())
+  except UsageError:
+    return {"method": method, "trainable": 0}
+  trained = sum(shapes[path].size for path in chosen)
+  return {
+    "method": method,
+    "trainable": trained,
+    "weights": FLOAT * sum(leaf.size for leaf in shapes.values()),
+    "gradients": FLOAT * trained,
+    "moments": 2 * FLOAT * trained,
+  }
+
+
+def _kept(network, rows, length):
+  """{setting of model.remat: bytes kept for the backward pass}; nothing is computed."""
+  tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+  batch = {"inputs": tokens, "segments": tokens, "positions": tokens}
+  if network.has_source:
+    batch |= {f"source{end}": tokens for end in ("", "_segments", "_positions")}
+  params, found = network.shapes(), {}
+  own = sum(leaf.size for leaf in jax.tree.leaves(params))
+  for remat in REMATS:
+    one = dataclasses.replace(network, remat=remat)
+    loss = lambda params, batch, one=one: jnp.sum(one.hidden(params, batch))
+    pull = lambda p, b, loss=loss: jax.vjp(lambda p: loss(p, b), p)[1]
+    leaves = jax.tree.leaves(jax.eval_shape(pull, params, batch))
+    found[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) - FLOAT * own
+  return found
+
+
+def main(argv):
+  flags = {"model": "", "rows": 8, "length": 512, "json": None}
+  flags |= {"sha256": None, "revision": None, "allow_pytorch_bin": False}
+  _, flags = command.parse(argv, flags, needs_config=False)
+  start.quiet()
+  for name in ("rows", "length"):
+    if flags[name] < 1:
+      raise UsageError(f"--{name}={flags[name]}: expected at least 1")
+  base = pretrained.open_pretrained(
+    flags["model"], flags["sha256"], flags["revision"], flags["allow_pytorch_bin"]
+  )
+  found = describe(base, flags["rows"], min(flags["length"], base.limit))
+  print(text(found))
+  if flags["json"]:
+    log.write_json(flags["json"], found)
+
+
+def text(found):
+  """The lines of `main` for a dict of `describe`."""
+  sizes = ", ".join(f"{name} {value:,}" for name, value in found["sizes"].items())
+  kept, labels = found["kept"], ", ".join(found["labels"])
+  lines = [
+    f"{found['path']}: {found['class']}",
+    f"family      {found['family']} ({found['architecture']})",
+    f"sizes       {sizes}",
+    f"parameters  {found['parameters']:,}, stored as {', '.join(found['dtype'])}",
+    f"head        {found['head']}" + (f": {labels}" if labels else ""),
+    f"heads       {', '.join(found['heads'])}",
+    f"training    in float32 with AdamW, of {kept['rows']} x {kept['length']} tokens a batch:",
+  ]
+  for one in found["training"]:
+    if one["trainable"]:
+      state = one["weights"] + one["gradients"] + one["moments"]
+      lines.append(
+        f"  {one['method']:5} {one['trainable']:,} weights train; {_size(one['weights'])} of "
+        f"weights + {_size(one['gradients'])} gradients + {_size(one['moments'])} moments "
+        f"= {_size(state)}"
+      )
+    else:
+      lines.append(f"  {one['method']:5} this model has no head of its own to train")
+  keeps = ", ".join(f"{_size(kept[remat])} with remat={remat!r}" for remat in REMATS)
+  lines.append(f"  kept for the backward pass besides: {keeps}")
+  if found["parity"]:
+    for part, numbers in found["parity"].items():
+      shown = ", ".join(f"{name} {value:.0e}" for name, value in numbers.items())
+      lines.append(f"parity      {part}: {shown} (largest difference from torch transformers)")
+  else:
+    lines.append("parity      not recorded for this family")
+  return "\n".join(lines)
+
+
+def _size(count):
+  """Bytes as text."""
+  for unit in ("bytes", "kB", "MB", "GB"):
+    if count < 1000 or unit == "GB":
+      return f"{count:.3g} {unit}"
+    count /= 1000
+
+
+if __name__ == "__main__":
+  command.run(main)
