@@ -140,19 +140,39 @@ def flops_per_token(network, shapes, chosen, lengths):
   arch, lengths = network.arch, np.asarray(lengths, np.float64)
   read = len(lengths) / lengths.sum() if network.head.kind == "sequence" else 1.0
   few = network.head.kind == "sequence" and network.unroll >= arch.layers
+  mixture = getattr(arch, "experts", None)
   sizes = {}
   for path, leaf in select.paths(shapes):
     table = path == "embed/tokens/embedding" and network.head.kind == "lm" and network.tied
     if not (path.endswith("kernel") or table):
       continue
+    sizes[path] = leaf.size * (1.0 if path.startswith("layers/") else read)
     if path.startswith("layers/"):
+      times = arch.layers / len(leaf) if len(leaf.shape) == 3 else arch.layers  # shared: once
       last = read if few and path.split("/")[-2] not in ("k", "v") else 1.0
-      sizes[path] = leaf.size * (arch.layers - 1 + last) / arch.layers
-    else:
-      sizes[path] = leaf.size * read
-  keys = float((lengths**2).sum() / lengths.sum()) * (0.5 if network.causal else 1.0)
-  width = arch.heads * getattr(arch, "head_dim", arch.width // arch.heads)
+      sizes[path] = leaf.size * times * (arch.layers - 1 + last) / arch.layers
+    if "/experts/" in path:
+      sizes[path] *= mixture.per_token / mixture.count
+  seen = [_keys_seen(lengths, kind, network.causal) for kind in _kinds(arch)]
+  if few:  # the token that is read sees all of its example: its queries see each token once
+    seen[-1] = 1.0
   trainable = sum(size for path, size in sizes.items() if path in chosen)
-  # The token that is read sees all of its example, so that these queries see each token once.
-  asked = arch.layers - 1 + 1 / keys if few else arch.layers
-  return log.flops_per_token(sum(sizes.values()), trainable, asked, width, keys)
+  width = arch.heads.count * arch.heads.dim
+  return log.flops_per_token(sum(sizes.values()), trainable, 1, width, sum(seen))
+
+
+def _kinds(arch):
+  """What each layer is beside its weights, where the architecture says so."""
+  return getattr(arch, "kinds", None) or (None,) * arch.layers
+
+
+def _keys_seen(lengths, kind, causal):
+  """Mean number of positions that a query attends to, over texts of `lengths`."""
+  window = getattr(kind, "window", None)
+  near = np.minimum(lengths, np.inf if window is None else window)
+  if causal:  # 1, 2, … near, near, …; as many as half of them while all are near
+    total = near**2 / 2 + (lengths - near) * near
+  else:
+    near = np.minimum(lengths, 2 * near - 1)
+    total = lengths * near
+  return float(total.sum() / lengths.sum())

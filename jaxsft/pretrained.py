@@ -86,10 +86,11 @@ class Pretrained:
 
   def check_task(self, task):
     """Raises JaxsftError where the family has no head for `task`."""
-    if task == "chat" and models.has_source(self.arch):
+    if models.has_source(self.arch):
+      kind = "an encoder or a decoder" if task == "classify" else "a causal language model"
       raise JaxsftError(
         f"{self.path}: a {self.config['model_type']} reads a source and writes a target, "
-        "expected a causal language model for config.task='chat': choose another checkpoint"
+        f"expected {kind} for config.task={task!r}: choose another checkpoint"
       )
     self.family.names(self.arch, families.head_of(self.family, self.arch, HEADS[task], 2))
 

@@ -13,6 +13,8 @@ import optax
 
 from jaxsft import optim, sharding
 
+OBJECTIVE = ("loss", "auxiliary")  # sums that have a gradient; all others are only shown
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
 
   batch: dict of arrays [A, R, …]: A micro-batches of R rows, whose sums are added before
   the one division, so that A changes memory and nothing else.
-  loss(params, micro_batch, key) -> {"loss": (sum, weight), …}, float32 scalars.
+  loss(params, micro_batch, key) -> {"loss": (sum, weight), …}, float32 scalars; what is
+  minimised is the sum of those in OBJECTIVE, over the weight of "loss".
   penalty: (name, weight), added once to the gradient, before clipping to norm `clip` (0:
   not). A non-finite loss or gradient, or a batch without weight, changes nothing but the
   counters.
@@ -65,7 +68,7 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
   def micro_step(micro, index):
     def objective(trainable):
       sums = loss(merge(trainable, state.frozen), micro, jax.random.fold_in(key, index))
-      return sums["loss"][0], sums
+      return sum(sums[name][0] for name in OBJECTIVE if name in sums), sums
 
     gradient, sums = jax.grad(objective, has_aux=True)(state.trainable)
     return gradient, sums

@@ -42,5 +42,5 @@ def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
   if network.causal:  # counted is what a query may see; the program masks the other half
     arch = network.arch
     halved = arch.layers - (kind == "sequence")
-    counted += 12 * halved * arch.heads * arch.head_dim * 24 / 2
+    counted += 12 * halved * arch.heads.count * arch.heads.dim * 24 / 2
   np.testing.assert_allclose(24 * counted / 3, forward, rtol=1e-6)

@@ -77,6 +77,18 @@ class Network:
     key = None if key is None else jax.random.fold_in(key, 0)
     return self.module.hidden(self, params, _complete(batch), key, places)
 
+  def hidden_and_auxiliary(self, params, batch, key=None):
+    """(`hidden`, what the objective adds to the mean loss of the batch: a scalar, or None).
+
+    The load-balancing loss of experts, times its coefficient.
+    """
+    if getattr(self.arch, "experts", None) is None:
+      return self.hidden(params, batch, key), None
+    key = None if key is None else jax.random.fold_in(key, 0)
+    found = self.module.hidden_and_auxiliary(self, params, _complete(batch), key)
+    total, weight = found[1]["router"]
+    return found[0], self.arch.experts.auxiliary * total / jnp.maximum(weight, 1)
+
   def logits(self, params, batch, key=None):
     """float32: [B,T,V] for "lm" and "masked_lm", [B,M,C] for "sequence", [B,T,C] for "token",
     [B,T,2] for "span".

@@ -78,7 +78,8 @@ def loss(network, params, batch, options, key=None):
   evaluation, it is the plain cross-entropy, so that exp(loss) is the perplexity.
   """
   training = key is not None
-  x, kernel, bias, softcap = network.to_vocabulary(params, network.hidden(params, batch, key), key)
+  x, auxiliary = network.hidden_and_auxiliary(params, batch, key)
+  x, kernel, bias, softcap = network.to_vocabulary(params, x, key)
   sums = heads.cross_entropy(
     x,
     kernel,
@@ -90,7 +91,11 @@ def loss(network, params, batch, options, key=None):
     z_loss=options.z_loss if training else 0.0,
     chunk=options.chunk,
   )
-  return {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
+  found = {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
+  if training and auxiliary is not None:  # of the micro-batch, which counts by its tokens
+    weight = sums["loss"][1]
+    found["auxiliary"] = (auxiliary * weight, weight)
+  return found
 
 
 def predict(network, params, batch):

@@ -51,7 +51,7 @@ def test_only_the_next_token_is_right(packed, shift):
     for t, place in enumerate(places):
       oracle[r, place, ids[min(t + shift, len(ids) - 1)]] = 50.0
   network = SimpleNamespace(
-    hidden=lambda params, batch, key: jnp.asarray(oracle),
+    hidden_and_auxiliary=lambda params, batch, key: (jnp.asarray(oracle), None),
     to_vocabulary=lambda params, x, key: (x, jnp.eye(V), None, None),
   )
   sums = chat.loss(network, None, {k: jnp.asarray(v) for k, v in batch.items()}, OPTIONS)

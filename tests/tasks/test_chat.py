@@ -142,10 +142,10 @@ class Copying:
   def __init__(self, sequence, offset):
     self.sequence, self.offset = sequence, offset
 
-  def hidden(self, params, batch, key=None):
+  def hidden_and_auxiliary(self, params, batch, key=None):
     T = batch["inputs"].shape[1]
     wanted = self.sequence[self.offset : self.offset + T]
-    return 30.0 * jax.nn.one_hot(jnp.asarray(wanted), V)[None]
+    return 30.0 * jax.nn.one_hot(jnp.asarray(wanted), V)[None], None
 
   def to_vocabulary(self, params, x, key=None):
     return x, params["lm_head"]["kernel"], None, None
