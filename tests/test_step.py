@@ -45,7 +45,9 @@ def make_batch(accumulate, weights=None, n=12):
   return {k: v.reshape(accumulate, n // accumulate, *v.shape[1:]) for k, v in batch.items()}
 
 
-def build(params=PARAMS, frozen=None, *, lr=0.1, penalty=("none", 0.0), clip=0.0, wd=0.0):
+def build(
+  params=PARAMS, frozen=None, *, lr=0.1, penalty=("none", 0.0), clip=0.0, wd=0.0, loss=loss
+):
   tx = optim.make_transformation(
     "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=wd, params=params
   )
@@ -130,6 +132,29 @@ def test_penalty_is_added_once_before_clipping():
   np.testing.assert_allclose(
     metrics["grad_norm"], jnp.sqrt(optim.squared_norm(expected)), rtol=1e-5
   )
+
+
+def test_what_is_auxiliary_is_minimised_too_and_shown_apart():
+  """The objective of a batch is the mean loss and the mean auxiliary, over the same weight."""
+
+  def with_auxiliary(params, batch, key):
+    sums, weight = loss(params, batch, key), jnp.sum(batch["w"])
+    extra = 0.3 * jnp.sum(jnp.square(params["head"]["kernel"]))
+    shown = (1e6 * jnp.sum(params["head"]["kernel"]), weight)
+    return sums | {"auxiliary": (extra * weight, weight), "shown": shown}
+
+  run, state = build(loss=with_auxiliary)
+  _, metrics = run(state, make_batch(3, [1, 0, 2, 1] * 3))
+  flat = {k: v[0] for k, v in make_batch(1, [1, 0, 2, 1] * 3).items()}
+
+  def objective(params):
+    kernel = params["head"]["kernel"]
+    return loss(params, flat, None)["loss"][0] / 12 + 0.3 * jnp.sum(jnp.square(kernel))
+
+  value, gradient = jax.value_and_grad(objective)(state.trainable)
+  np.testing.assert_allclose(metrics["loss"] + metrics["auxiliary"], value, rtol=1e-6)
+  norm = jnp.sqrt(optim.squared_norm(gradient))
+  np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
 
 
 def test_frozen_leaves_stay_and_train_leaves_move():
