@@ -7,6 +7,7 @@ a fresh process: start-up, memory and compilation are its own. This file needs o
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ def flags(doc, **defaults):
   parser.add_argument("--json", default="", help="file for the settings and all rounds")
   parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for all sides")
   parser.add_argument("--compile_cache", action="store_true", help="keep compiled programs")
+  parser.add_argument("--lock", default="", help="file to lock (flock) while a side runs")
   for name, default in defaults.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
   return parser
@@ -44,9 +46,22 @@ def child(sides):
   sys.exit()
 
 
+@contextlib.contextmanager
+def alone(path):
+  """Holds the lock of a file, for which other work on the machine is asked to wait too."""
+  if not path:
+    yield
+    return
+  import fcntl
+
+  with open(path, "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 def run_side(script, side, args, settings, python):
   """Result of a side, with "peak_rss" (bytes, whole process) and "wall" (seconds)."""
-  with tempfile.TemporaryDirectory(prefix=f"{side}-") as directory:
+  with tempfile.TemporaryDirectory(prefix=f"{side}-") as directory, alone(args.lock):
     path, out = (pathlib.Path(directory) / name for name in ("settings.json", "out.json"))
     # The benchmark's own folder comes first in sys.path; jaxsft is found beside it.
     root = str(pathlib.Path(script).resolve().parent.parent)
