@@ -1,10 +1,12 @@
 """The documents say what the code says: the settings page, and every command of the README."""
 
+import json
 import pathlib
 import re
 import runpy
 
 from jaxsft import config as config_lib
+from jaxsft import families
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -13,6 +15,16 @@ def test_settings_page_is_current():
   page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]()
   written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
   assert written == page, "run python docs/make_settings.py"
+
+
+def test_readme_table_of_families_is_what_was_recorded():
+  page = runpy.run_path(str(ROOT / "docs" / "make_families.py"))
+  readme = (ROOT / "README.md").read_text(encoding="utf-8")
+  parity = json.loads(page["PARITY"].read_text(encoding="utf-8"))
+  assert readme == page["with_table"](readme, parity), "run python docs/make_families.py"
+  assert set(parity) == set(families.FAMILIES)  # each of them was measured
+  for parts in parity.values():
+    assert parts["tiny"]["logits"] <= 1e-4 and parts["tiny"]["gradients"] <= 1e-3
 
 
 def test_readme_names_only_settings_that_exist():
