@@ -5,6 +5,8 @@ their layers one after another, [L, E, …] those of every layer's experts; a le
 is a part of a tensor (views.py).
 """
 
+import gc
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +20,8 @@ from jaxsft.weights.source import Index, Source
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 BLOCK = 1 << 12  # rows compared at a time
-AXES = ("{i}", "{e}")  # in a name of the table: the layer, the expert; leading axes of a leaf
+READ = 1 << 22  # bytes of a leaf read at a time: what is held beside the leaf itself
+AXES = ("{i}", "{i+1}", "{e}")  # in a name: the layer, the expert; leading axes of a leaf
 
 
 class Report(NamedTuple):
@@ -113,7 +116,7 @@ def export_tensors(
     )
   for group in views.by_tensor(names):
     leaves = {name: on_host(_get(params, name.path)) for name in group}
-    prefix = base_prefix if group[0].part == "base" else ""
+    prefix = "" if group[0].part == "head" else base_prefix
     tensors = _tensors(prefix + group[0].hf, leaves[group[0]].shape)
     for slot in np.ndindex(tensors.shape):
       parts = {name: leaf[slot] for name, leaf in leaves.items()}
@@ -189,10 +192,10 @@ def _plan(
   leaves, new, missing, wrong, used = [], [], {}, {}, set()
   for name in names:
     shape = tuple(flat[name.path].shape)
-    full = (prefix if name.part == "base" else "") + name.hf
+    full = ("" if name.part == "head" else prefix) + name.hf
     tensors = _tensors(full, shape, source)
     absent = [tensor for tensor in tensors.flat if tensor not in source.tensors]
-    if absent and name.part == "head" and len(absent) == tensors.size:
+    if name.part != "base" and len(absent) == tensors.size:
       new.append(name.path)
       continue
     missing |= dict.fromkeys(absent)
@@ -226,7 +229,7 @@ def _tensors(hf: str, shape: tuple[int, ...], source: Source | None = None) -> n
   for slot in np.ndindex(tensors.shape):
     name = hf
     for axis, number in zip(axes, slot, strict=True):
-      name = name.replace(axis, str(number))
+      name = name.replace(axis, str(number + 1 if axis == "{i+1}" else number))
     tensors[slot] = name if source is None else _present(source, name)
   return tensors
 
@@ -294,31 +297,41 @@ def _read_leaf(source: Source, leaf: _Leaf, sharding: Any, dtype: Any) -> jax.Ar
     indices[key] = index
   shards = []
   for key, index in indices.items():
+    gc.collect(0)  # jax lets go of what it has copied only here, or at its next operation
     values = read(index)
     shards += [jax.device_put(values, device) for device in devices[key]]
     jax.block_until_ready(shards)
+    del values
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
 
 
 def _reader(source: Source, leaf: _Leaf, dtype: Any) -> Callable[[Index], np.ndarray]:
-  """A function that reads the slice `index` of a leaf, tensor by tensor, in `dtype`."""
-  lead = leaf.tensors.ndim
-
-  def part(tensor: str, index: Index) -> np.ndarray:
-    values = views.read(source.read, tensor, leaf.view, leaf.shape[lead:], index)
-    return cast(values, dtype, tensor)
+  """A function that reads the slice `index` of a leaf, a few rows at a time, in `dtype`."""
+  lead, shape = leaf.tensors.ndim, leaf.shape[leaf.tensors.ndim :]
 
   def read(index: Index) -> np.ndarray:
-    if not lead:
-      return part(leaf.tensors[()], index)
-    tensors = leaf.tensors[index[:lead]]
-    sizes = [len(range(n)[i]) for n, i in zip(leaf.shape, index, strict=True)]
-    values = np.empty(sizes, dtype)
+    tensors, index = leaf.tensors[(*index[:lead], ...)], index[lead:]
+    sizes = [len(range(n)[i]) for n, i in zip(shape, index, strict=True)]
+    values = np.empty((*tensors.shape, *sizes), dtype)
+    rows = max(1, READ // max(1, values.itemsize * math.prod(sizes[1:])))
     for slot in np.ndindex(tensors.shape):
-      values[slot] = part(tensors[slot], index[lead:])
+      for place, part in _blocks(shape, index, rows):
+        found = views.read(source.read, tensors[slot], leaf.view, shape, part)
+        values[(*slot, *place)] = cast(found, dtype, tensors[slot])
     return values
 
   return read
+
+
+def _blocks(shape: tuple[int, ...], index: Index, rows: int) -> Iterator[tuple[Index, Index]]:
+  """(its place in the slice, the part) of every `rows` rows of the slice `index`."""
+  if not shape:
+    yield (), ()
+    return
+  wanted = range(shape[0])[index[0]]
+  for start in range(0, len(wanted), rows):
+    part = wanted[start : start + rows]
+    yield (slice(start, start + rows),), (slice(part.start, part.stop), *index[1:])
 
 
 def _check_tied(

@@ -172,7 +172,10 @@ def _write(
   if size > free:
     raise JaxsftError(_full(directory, size, free))
   try:
+    path.touch()
+    mode = path.stat().st_mode  # as any new file here; safetensors makes files for one user
     safetensors.numpy.save_file(tensors, path, metadata)
+    path.chmod(mode)
     with open(path, "rb+") as file:
       os.fsync(file.fileno())
   except (OSError, safetensors.SafetensorError) as error:

@@ -63,6 +63,14 @@ def test_torch_reads_what_was_written(tmp_path, oracle):
     np.testing.assert_array_equal(read[name].double().numpy(), expected)
 
 
+def test_others_may_read_what_may_be_read(tmp_path):
+  """The umask decides, as for config.json beside it."""
+  weights.save_safetensors(tmp_path, [("a", SQUARE)])
+  (tmp_path / "config.json").touch()
+  mode = lambda name: (tmp_path / name).stat().st_mode
+  assert mode("model.safetensors") == mode("config.json")
+
+
 def test_a_device_array_is_written(tmp_path):
   weights.save_safetensors(tmp_path, [("w", jnp.arange(6.0).reshape(2, 3).T)])
   read = safetensors.numpy.load_file(tmp_path / "model.safetensors")["w"]
