@@ -162,7 +162,7 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
   """
   table = base.family.names(base.arch, network.head)
   if new_head:
-    table = [name for name in table if name.part == "base"]
+    table = [name for name in table if name.part != "head"]
   shapes = network.shapes()
   wanted = {name.path for name in table}
   flat = weights.params.flatten(shapes)

@@ -21,14 +21,17 @@ ROWS = ("data", "fsdp")  # the axes over which the rows of a batch are spread
 RULES = (
   (r"embed/tokens/embedding|lm_head/kernel", P("tensor", "fsdp")),  # V D
   (r"embed/(positions|types)/embedding", P(None, "fsdp")),  # positions D
-  (r"layers/(attn/(q|k|v)|mlp/(up|gate))/kernel", P(None, "tensor", "fsdp")),  # L out D
-  (r"layers/(attn/(q|k|v)|mlp/(up|gate))/bias", P(None, "tensor")),  # L out
+  (r"layers/(attn/(pos_)?(q|k|v)|mlp/(up|gate))/kernel", P(None, "tensor", "fsdp")),  # L out D
+  (r"layers/(attn/(pos_)?(q|k|v)|mlp/(up|gate))/bias", P(None, "tensor")),  # L out
   (r"layers/(attn/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
   (r"layers/(attn/o|mlp/down)/bias", P(None, "fsdp")),  # L D
   (r"layers/.*norm/(scale|bias)", P(None, None)),  # L D
-  (r"(embed/|dense_)?norm/(scale|bias)", P(None)),  # D
-  (r"(dense|head)/kernel", P(None, "fsdp")),  # out D
-  (r"(dense|head|lm_head)/bias", P(None)),  # out
+  (r"later/.*norm/(scale|bias)", P(None, None)),  # L-1 D
+  (r"(embed/|dense_|conv_)?norm/(scale|bias)", P(None)),  # D
+  (r"relative/embedding", P(None, "fsdp")),  # distances D
+  (r"conv/kernel", P(None, "fsdp", None)),  # D D/groups places
+  (r"(dense|head|embed/project)/kernel", P(None, "fsdp")),  # out D
+  (r"(dense|head|lm_head|embed/project|conv)/bias", P(None)),  # out
 )
 # Adafactor's sums over rows and columns are small. "v/…/…" is a tree of them, while
 # "attn/v/kernel" is a projection.
@@ -82,9 +85,12 @@ def spec_for(path, shape, mesh):
   found = [spec for pattern, spec in RULES if re.search(rf"(^|/)({pattern})$", path)]
   if not found:
     raise JaxsftError(f"{path} {tuple(shape)}: no rule in sharding.RULES matches this leaf")
-  if len(found[0]) != len(shape):
-    raise JaxsftError(f"{path} {tuple(shape)}: its rule {found[0]} has another rank")
-  sized = zip(found[0], shape, strict=True)
+  spec = found[0]
+  if re.search(r"(^|/)layers/", path) and len(spec) == len(shape) + 1:
+    spec = spec[1:]  # all layers have the same weights: there is no L
+  if len(spec) != len(shape):
+    raise JaxsftError(f"{path} {tuple(shape)}: its rule {spec} has another rank")
+  sized = zip(spec, shape, strict=True)
   return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in sized))
 
 

@@ -1,31 +1,19 @@
 """BERT (arXiv:1810.04805) as Hugging Face stores it."""
 
 from jaxsft import families
-from jaxsft.errors import JaxsftError
-from jaxsft.models import encoder, layers
+from jaxsft.families import bert_layout as layout
+from jaxsft.models import encoder
 
 BASE_PREFIX = "bert."
 
 IGNORED = (
+  *layout.IGNORED,
   r"^cls\.",  # masked-LM and next-sentence heads of pretraining
-  r"^qa_outputs\.",  # question answering
-  r"^classifier\.",  # another classification head (the table's own names come first)
   r"^(bert\.)?pooler\.",  # where the head reads every token
-  r"embeddings\.position_ids$",  # a buffer 0, 1, 2, …
 )
-TIED = ()
-
-KNOWN = {
-  "hidden_act",
-  "attention_probs_dropout_prob",
-  "num_attention_heads",
-  "layer_norm_eps",
-}
-CLASSES = {
-  "none": "BertModel",
-  "sequence": "BertForSequenceClassification",
-  "token": "BertForTokenClassification",
-}
+TIED = (("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),)
+KNOWN = layout.KNOWN
+CLASSES = layout.classes("Bert")
 
 
 def architecture(config):
@@ -34,80 +22,38 @@ def architecture(config):
   Raises JaxsftError for missing fields, unsupported values, and unknown fields that may
   change the computation.
   """
-  get = lambda name, kind, *absent: families.field(config, name, kind, *absent)
-  # transformers 5 no longer writes the first: it has no other kind left.
-  families.demand(config, "position_embedding_type", ("absolute",), "absolute")
-  families.demand(config, "is_decoder", (False,), False)
-  families.demand(config, "add_cross_attention", (False,), False)
-  families.demand(config, "hidden_act", layers.ACTIVATIONS)
+  fields = layout.fields(config)
   families.refuse_unknown(config, KNOWN)
-  width, heads = get("hidden_size", int), get("num_attention_heads", int)
-  if width % heads:
-    raise JaxsftError(
-      f"config.json: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-    )
-  dropout = get("hidden_dropout_prob", float)
-  return encoder.EncoderConfig(
-    vocab=get("vocab_size", int),
-    width=width,
-    layers=get("num_hidden_layers", int),
-    heads=heads,
-    mlp=get("intermediate_size", int),
-    max_positions=get("max_position_embeddings", int),
-    types=get("type_vocab_size", int),
-    eps=get("layer_norm_eps", float),
-    activation=get("hidden_act", str),
-    dropout=dropout,
-    attention_dropout=get("attention_probs_dropout_prob", float),
-    head_dropout=get("classifier_dropout", float, dropout),  # null: hidden_dropout_prob
-    std=get("initializer_range", float),
+  dropout = layout.head_dropout(config)
+  readers = layout.readers(
+    none={"dense": "tanh"},
+    sequence={"dense": "tanh", "dropout": dropout},
+    token={"dropout": dropout},
+    span={},
+    masked_lm=layout.transform(fields),
   )
+  return encoder.EncoderConfig(**fields, readers=readers)
 
 
-def head_fields(arch, kind):
-  """How BERT's heads read the hidden states."""
-  return {
-    "pool": "first",
-    "pooler": kind in ("none", "sequence"),
-    "bias": True,
-    "dropout": arch.head_dropout,
-  }
+head_fields = layout.head_fields
 
 
 def names(arch, head):
   """The name table of the encoder and its head."""
-  if head.kind not in CLASSES:
-    raise JaxsftError(
-      f"the bert family has no {head.kind!r} head, expected one of {list(CLASSES)}: "
-      "choose a task that reads sentences or tokens (config.task)"
-    )
-  table = [
-    ("embeddings.word_embeddings.weight", "embed/tokens/embedding"),
-    ("embeddings.position_embeddings.weight", "embed/positions/embedding"),
-    ("embeddings.token_type_embeddings.weight", "embed/types/embedding"),
-    *_norm("embeddings.LayerNorm", "embed/norm"),
-    *_linear("encoder.layer.{i}.attention.self.query", "layers/attn/q"),
-    *_linear("encoder.layer.{i}.attention.self.key", "layers/attn/k"),
-    *_linear("encoder.layer.{i}.attention.self.value", "layers/attn/v"),
-    *_linear("encoder.layer.{i}.attention.output.dense", "layers/attn/o"),
-    *_norm("encoder.layer.{i}.attention.output.LayerNorm", "layers/attn_norm"),
-    *_linear("encoder.layer.{i}.intermediate.dense", "layers/mlp/up"),
-    *_linear("encoder.layer.{i}.output.dense", "layers/mlp/down"),
-    *_norm("encoder.layer.{i}.output.LayerNorm", "layers/mlp_norm"),
-  ]
-  if head.pooler:
-    table += _linear("pooler.dense", "pooler")
-  own = _linear("classifier", "head") if head.kind != "none" else []
-  base = [families.Name(hf, path, "base") for hf, path in table]
-  return base + [families.Name(hf, path, "head") for hf, path in own]
-
-
-def _linear(hf, path):
-  return [(f"{hf}.weight", f"{path}/kernel"), (f"{hf}.bias", f"{path}/bias")]
-
-
-def _norm(hf, path):
-  return [(f"{hf}.weight", f"{path}/scale"), (f"{hf}.bias", f"{path}/bias")]
+  layout.check_kind("bert", head)
+  table = [*layout.embeddings(arch), *layout.layer()]
+  if head.kind in ("none", "sequence"):
+    table += layout.linear("pooler.dense", "dense", "pooler")
+  if head.kind in ("sequence", "token"):
+    table += layout.linear("classifier", "head", "head")
+  if head.kind == "span":
+    table += layout.linear("qa_outputs", "head", "head")
+  if head.kind == "masked_lm":
+    cls = "cls.predictions"
+    table += layout.linear(f"{cls}.transform.dense", "dense", "head")
+    table += layout.norm(f"{cls}.transform.LayerNorm", "dense_norm", "head")
+    table += layout.vocabulary(arch, f"{cls}.decoder.weight", f"{cls}.bias")
+  return table
 
 
 def export_config(config, arch, head, labels, dtype="float32"):
@@ -115,11 +61,13 @@ def export_config(config, arch, head, labels, dtype="float32"):
 
   config: the one it was loaded with. labels: names in id order, () for a regression.
   """
-  return {
-    **families.with_labels(config, head, labels),
-    "architectures": [CLASSES[head.kind]],
-    "model_type": "bert",
-    "position_embedding_type": "absolute",
-    "torch_dtype": dtype,
-    "dtype": dtype,
-  }
+  return layout.export(config, arch, head, labels, dtype, SELF)
+
+
+SELF = {
+  "classes": CLASSES,
+  "model_type": "bert",
+  "position_embedding_type": "absolute",
+  "is_decoder": False,
+  "add_cross_attention": False,
+}
