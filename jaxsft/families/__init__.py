@@ -7,6 +7,7 @@ BASE_PREFIX (and PREFIXES where a class has another), IGNORED and TIED. It holds
 import re
 from typing import NamedTuple
 
+from jaxsft import models
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads
 from jaxsft.weights.head_file import KIND as OWN_HEAD
@@ -26,19 +27,22 @@ class View(NamedTuple):
   """Query heads for GPT-NeoX, which keeps q, k and v of a head together."""
   transposed: bool = False
   """Whether the file has [in, out] (GPT-2's Conv1D); vectors are never transposed."""
+  row: bool = False
+  """Whether the file has the vector [n] as [1, n] (BART's final_logits_bias)."""
 
 
 class Name(NamedTuple):
   """One tensor (or one a layer, or one an expert of a layer) in the file, and its leaf."""
 
   hf: str
-  """Name in the file; "{i}" is the layer, "{e}" the expert. Part "base": without the
-  family's BASE_PREFIX."""
+  """Name in the file; "{i}" is the layer ("{i+1}" where the first has none), "{e}" the
+  expert. Parts "base" and "pooler": without the family's BASE_PREFIX."""
   path: str
-  """ "layers/attn/q/kernel"; a leaf stacked [L, …] where `hf` has "{i}", [L, E, …] where it
-  has "{e}" too."""
+  """ "layers/attn/q/kernel"; a leaf stacked [L, …] where `hf` has "{i}" ([L-1, …] for "{i+1}"),
+  [L, E, …] where it has "{e}" too."""
   part: str
-  """ "base" (must be there) or "head" (new where the file has none)."""
+  """ "base" (must be there), "pooler" (of the base, new where the file has none) or "head"
+  (new where the file has none)."""
   view: View | None = None
   """None: the leaf is the whole tensor."""
 
@@ -100,7 +104,17 @@ def refuse_unknown(config, known):
 
 
 def head_of(family, arch, kind, classes=0):
-  """The head of `kind` (see heads.Head) as the family builds it; a span has no `classes`."""
+  """The head of `kind` (see heads.Head) as the family builds it; a span has no `classes`.
+
+  Raises JaxsftError for a kind that no such architecture carries.
+  """
+  known = models.KINDS[type(arch)]
+  if kind not in known:
+    name = family.__name__.rpartition(".")[2]
+    raise JaxsftError(
+      f"the {name} family has no {kind!r} head, expected one of {', '.join(known)}: choose a "
+      "task that its models can do (config.task)"
+    )
   classes = classes if kind in ("sequence", "token") else 0
   return heads.Head(kind=kind, classes=classes, **family.head_fields(arch, kind))
 
@@ -151,10 +165,65 @@ def with_labels(config, head, labels):
   return out
 
 
-from jaxsft.families import bert, llama  # noqa: E402  the families use what is above
+from jaxsft.families import (  # noqa: E402  the families use what is above
+  albert,
+  bert,
+  camembert,
+  deberta_v2,
+  distilbert,
+  electra,
+  gemma,
+  gemma2,
+  gemma3_text,
+  glm4,
+  gpt2,
+  gpt_neox,
+  granite,
+  llama,
+  mistral,
+  mixtral,
+  modernbert,
+  olmo2,
+  opt,
+  phi3,
+  qwen2,
+  qwen3,
+  qwen3_moe,
+  roberta,
+  smollm3,
+  xlm_roberta,
+)
 
-ENCODERS = {"bert": bert}
-DECODERS = {"llama": llama}
+ENCODERS = {
+  "albert": albert,
+  "bert": bert,
+  "camembert": camembert,
+  "deberta-v2": deberta_v2,
+  "distilbert": distilbert,
+  "electra": electra,
+  "modernbert": modernbert,
+  "roberta": roberta,
+  "xlm-roberta": xlm_roberta,
+}
+DECODERS = {
+  "gemma": gemma,
+  "gemma2": gemma2,
+  "gemma3_text": gemma3_text,
+  "glm4": glm4,
+  "gpt2": gpt2,
+  "gpt_neox": gpt_neox,
+  "granite": granite,
+  "llama": llama,
+  "mistral": mistral,
+  "mixtral": mixtral,
+  "olmo2": olmo2,
+  "opt": opt,
+  "phi3": phi3,
+  "qwen2": qwen2,
+  "qwen3": qwen3,
+  "qwen3_moe": qwen3_moe,
+  "smollm3": smollm3,
+}
 ENCODER_DECODERS = {}
 FAMILIES = ENCODERS | DECODERS | ENCODER_DECODERS
 """`model_type` of config.json -> module."""

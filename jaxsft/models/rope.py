@@ -115,22 +115,31 @@ def magnitude(rope):
   return scale(1)
 
 
-def rotations(rope, positions, segments=None, reach=None):
+def original_length(rope):
+  """Tokens of a text up to which longrope has its short factors; None for the other kinds."""
+  if rope.kind != "longrope":
+    return None
+  return int(dict(rope.fields)["original_max_position_embeddings"])
+
+
+def rotations(rope, positions, segments=None, long=None):
   """positions [B,T] -> (cos, sin), each [B,T,1,dim/2] float32.
 
-  longrope chooses by the length of the whole text: of each run of equal `segments` [B,T],
-  or `reach`, the number of positions for which a cache has room.
+  longrope chooses by the length of the whole text: of each run of equal `segments` [B,T], or
+  as `long` [B] says of rows whose earlier tokens are held turned. A row that is not long and
+  stands beyond the original length cannot be right any more, and is NaN.
   """
-  freqs = frequencies(rope)
+  freqs, lost = frequencies(rope), False
   if rope.kind == "longrope":
-    original = dict(rope.fields)["original_max_position_embeddings"]
-    if reach is None:
-      long = (_last_of_run(positions, segments) >= original)[..., None, None]
+    original = original_length(rope)
+    if long is None:
+      long = _last_of_run(positions, segments) >= original
     else:
-      long = reach > original
-    freqs = jnp.where(long, frequencies(rope, long=True), freqs)
+      long = jnp.broadcast_to(long[:, None], positions.shape)
+    lost = (~long & (positions >= original))[..., None, None]
+    freqs = jnp.where(long[..., None, None], frequencies(rope, long=True), freqs)
   angles = positions.astype(jnp.float32)[..., None, None] * freqs
-  scale = np.float32(magnitude(rope))
+  scale = jnp.where(lost, np.float32(np.nan), np.float32(magnitude(rope)))
   return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 

@@ -8,7 +8,7 @@ import pytest
 from jaxsft import families
 from jaxsft.errors import JaxsftError
 from jaxsft.families import bert, llama
-from jaxsft.models import layers
+from jaxsft.models import rope
 from tests.models import tiny, torch_weights
 
 BERT = {**torch_weights.BERT, "model_type": "bert"}
@@ -41,8 +41,8 @@ def test_llama_fields_younger_than_the_format():
   for name in YOUNG:
     config = without(config, name)
   arch = llama.architecture(config)
-  assert (arch.kv_heads, arch.head_dim) == (6, 24 // 6)
-  assert (arch.attention_bias, arch.mlp_bias) == (False, False)
+  assert (arch.heads.kv, arch.heads.dim) == (6, 24 // 6)
+  assert (arch.heads.bias, arch.mlp_bias) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,12 @@ def test_llama_fields_younger_than_the_format():
     (LLAMA, {"rope_parameters": None}, "neither rope_parameters nor rope_theta"),
     (LLAMA, {"rope_theta": 10000.0}, "disagree"),
     (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "disagree"),
-    (OLD, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+    (OLD, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' with"),
     (OLD, {"rope_scaling": {"type": "linear"}}, r"missing fields \['factor'\]"),
     (OLD, {"rope_scaling": {"factor": 2.0}}, r"unknown fields \['factor'\]"),
     (OLD, {"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}}, r"\['beta'\]"),
     (OLD, {"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "rope type"),
     (LLAMA, {"rope_parameters": {"rope_type": "default"}}, "no 'rope_theta'"),
-    (OLD, {"rope_scaling": {"partial_rotary_factor": 0.5}}, "expected 1.0"),
   ],
 )
 def test_what_is_not_understood_is_refused(config, change, sentence):
@@ -81,21 +80,22 @@ def test_both_spellings_of_rope_are_one():
   llama3 = torch_weights.LLAMA3
   new = {**LLAMA, "rope_parameters": llama3}
   old = {**OLD, "rope_scaling": {k: v for k, v in llama3.items() if k != "rope_theta"}}
-  expected = layers.Rope("llama3", 500.0, 8.0, 1.0, 4.0, 64.0)
+  fields = {k: v for k, v in llama3.items() if k not in ("rope_type", "rope_theta")}
+  expected = rope.Rope("llama3", 500.0, 8, False, tuple(sorted(fields.items())))
   for config in (new, old, {**new, **old}):
-    assert llama.architecture(config).rope == expected
-  assert llama.architecture(OLD).rope == layers.Rope("default", 500.0)
+    assert llama.architecture(config).ropes == (expected,)
+  assert llama.architecture(OLD).ropes == (rope.Rope("default", 500.0, 8, False, ()),)
 
 
-@pytest.mark.parametrize("rope", [None, "linear", "dynamic", "llama3"])
-def test_llama_export_is_read_back(rope):
+@pytest.mark.parametrize("kind", [None, "linear", "dynamic", "llama3"])
+def test_llama_export_is_read_back(kind):
   kinds = {
     None: LLAMA["rope_parameters"],
     "linear": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
     "dynamic": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0},
     "llama3": torch_weights.LLAMA3,
   }
-  config = {**LLAMA, "rope_parameters": kinds[rope], "transformers_version": "9"}
+  config = {**LLAMA, "rope_parameters": kinds[kind], "transformers_version": "9"}
   arch = llama.architecture(config)
   out = json.loads(
     json.dumps(llama.export_config(config, arch, families.head_of(llama, arch, "lm"), ()))

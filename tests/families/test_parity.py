@@ -9,15 +9,6 @@ import pytest
 
 from tests.models import torch_weights
 
-LLAMA_CASES = {
-  "tied": {},
-  "untied": {"tie_word_embeddings": False},
-  "biases": {"attention_bias": True, "mlp_bias": True},
-  "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
-  "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}},
-  "llama3": {"rope_parameters": torch_weights.LLAMA3},
-}
-
 
 @pytest.fixture(autouse=True)
 def highest():
@@ -85,76 +76,16 @@ def test_bert_hidden_states_and_token_head(oracle):
   np.testing.assert_allclose(logits[real], theirs[real], atol=1e-4)
 
 
-@pytest.mark.parametrize("case", LLAMA_CASES)
-@pytest.mark.parametrize("lengths", [(8, 8), (5, 13)], ids=["unpadded", "padded"])
-def test_llama_logits_and_gradients(oracle, case, lengths):
-  torch = oracle
-  changes = LLAMA_CASES[case]
-  model, network, params, module, _ = torch_weights.make(torch, "llama", "lm", **changes)
-  ids, segments = tokens(network.arch.vocab, lengths)
-  targets = np.roll(ids, -1, 1)
-  weights = segments * (np.arange(ids.shape[1]) < np.array(lengths)[:, None] - 1)
-  theirs = model(torch.tensor(ids).long(), attention_mask=torch.tensor(segments)).logits
-  nll = torch.nn.functional.cross_entropy(
-    theirs.flatten(0, 1), torch.tensor(targets).long().flatten(), reduction="none"
-  )
-  (nll * torch.tensor(weights).flatten()).sum().backward()
-  batch = {"inputs": ids, "segments": segments}
-
-  def loss(params):
-    log_p = jax.nn.log_softmax(network.logits(params, batch))
-    picked = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
-    return -jnp.sum(picked * weights)
-
-  logits, real = np.asarray(network.logits(params, batch)), segments == 1
-  np.testing.assert_allclose(logits[real], theirs.detach().numpy()[real], atol=1e-4)
-  grads = jax.grad(loss)(params)
-  same_gradients(grads, torch_weights.gradients(model, module, network))
-
-
-@pytest.mark.parametrize("case", ["tied", "linear", "llama3"])
-@pytest.mark.parametrize("start", [0, 100, 4000, 8200])
-def test_llama_at_far_positions(oracle, case, start):
-  torch = oracle
-  changes = LLAMA_CASES[case]
-  model, network, params, _, _ = torch_weights.make(torch, "llama", "lm", **changes)
-  ids, _ = tokens(network.arch.vocab, (12,))
-  # Distances as far as the positions: the first token stands at 0.
-  positions = np.concatenate([[0], np.arange(start + 1, start + 12)])[None]
-  inputs, places = torch.tensor(ids).long(), torch.tensor(positions)
-  mask = torch.ones(1, 1, 12, 12).tril().log()
-  out = model(inputs, position_ids=places, attention_mask=mask)
-  batch = {"inputs": ids, "positions": positions.astype(np.int32)}
-  logits = network.logits(params, batch)
-  np.testing.assert_allclose(logits, out.logits.detach(), atol=1e-4)
-
-
-def test_llama_sequence_head(oracle):
-  torch = oracle
-  model, network, params, _, _ = torch_weights.make(torch, "llama", "sequence")
-  ids, segments = tokens(network.arch.vocab, (9, 4))
-  out = model(torch.tensor(ids).long(), attention_mask=torch.tensor(segments))
-  logits = network.logits(params, {"inputs": ids, "segments": segments})[:, 0]
-  np.testing.assert_allclose(logits, out.logits.detach(), atol=1e-4)
-
-
 @pytest.mark.parametrize(
   ("family", "change"),
   [
-    ("llama", {"eps": 1e-5}),
-    ("llama", {"rope": "default"}),
-    ("llama", {"activation": "relu"}),
     ("bert", {"eps": 1e-12}),
     ("bert", {"activation": "gelu_new"}),
   ],
 )
 def test_parity_notices_a_feature_that_is_off(oracle, family, change):
   torch = oracle
-  changes = {"rope_parameters": torch_weights.LLAMA3} if family == "llama" else {}
-  kind = {"llama": "lm", "bert": "sequence"}[family]
-  model, network, params, _, _ = torch_weights.make(torch, family, kind, **changes)
-  if change.get("rope"):
-    change = {"rope": dataclasses.replace(network.arch.rope, kind="default")}
+  model, network, params, _, _ = torch_weights.make(torch, family, "sequence")
   off = dataclasses.replace(network, arch=dataclasses.replace(network.arch, **change))
   ids, _ = tokens(network.arch.vocab, (40,))
   theirs = model(torch.tensor(ids).long()).logits.detach().numpy()

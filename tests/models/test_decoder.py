@@ -58,7 +58,7 @@ def test_padding_is_not_stored():
   inputs, segments = ragged()
   cache = network.empty_cache(params, 3, 12)
   _, cache = network.decode(params, inputs, cache, segments=segments)
-  heads = network.arch.kv_heads
+  heads = network.arch.heads.kv
   held = np.repeat(np.asarray(cache["segments"]) != 0, heads, axis=0)  # [B*K,S]
   for name in ("k", "v"):
     assert not np.asarray(cache[name])[:, ~held].any()

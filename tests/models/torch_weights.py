@@ -77,8 +77,8 @@ def load(tensors, module, network):
   tensors = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
   params, used = {}, set()
   prefixed = any(name.startswith(module.BASE_PREFIX) for name in tensors)
-  for hf, path, part in table:
-    full = (module.BASE_PREFIX if part == "base" and prefixed else "") + hf
+  for hf, path, part, _ in table:
+    full = (module.BASE_PREFIX if part != "head" and prefixed else "") + hf
     stack = [full.replace("{i}", str(i)) for i in range(network.arch.layers)]
     used |= set(stack)
     leaf = np.stack([tensors[n] for n in stack]) if "{i}" in hf else tensors[full]
@@ -104,11 +104,11 @@ def store(params, model, network, family):
   import torch
 
   module, tensors = families.FAMILIES[family], dict(model.named_parameters())
-  for hf, path, part in module.names(network.arch, network.head):
+  for hf, path, part, _ in module.names(network.arch, network.head):
     leaf = params
     for key in path.split("/"):
       leaf = leaf[key]
-    full = (module.BASE_PREFIX if part == "base" else "") + hf
+    full = (module.BASE_PREFIX if part != "head" else "") + hf
     layers = range(len(leaf)) if "{i}" in hf else (None,)
     for i in layers:
       value = leaf if i is None else leaf[i]

@@ -1,0 +1,163 @@
+"""Every decoder family against torch transformers, at fp32 and the highest precision."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import families
+from jaxsft.models import heads
+from tests.families import decoder_configs, torch_decoders
+
+CASES = list(decoder_configs.CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def highest():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+def module_of(case):
+  return families.FAMILIES[decoder_configs.family_of(case)]
+
+
+def far(case):
+  return decoder_configs.FAR.get(case, 8200)
+
+
+def nll(logits, rows):
+  """Sum over the real tokens of the loss of random targets."""
+  log_p = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_p, rows["targets"][..., None], -1)[..., 0]
+  return -jnp.sum(picked * (rows["segments"] != 0))
+
+
+@functools.cache
+def ours(case):
+  """(torch model, network, params, rows, hidden, logits, gradients) of the language model."""
+  import torch
+
+  with jax.default_matmul_precision("highest"):
+    model, network = torch_decoders.make(torch, case)
+    params = torch_decoders.read(model, network, module_of(case))
+    rows = torch_decoders.batch(network.arch.vocab, far(case))
+
+    def loss(params):
+      hidden = network.hidden(params, rows)
+      logits = network.vocabulary_logits(params, hidden)
+      return nll(logits, rows), (hidden, logits)
+
+    grads, (hidden, logits) = jax.jit(jax.grad(loss, has_aux=True))(params)
+  return model, network, params, rows, np.asarray(hidden), np.asarray(logits), grads
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients(oracle, case):
+  torch = oracle
+  _, network, _, rows, _, logits, grads = ours(case)
+  model, _ = torch_decoders.make(torch, case)  # whose weights become its gradients
+  worst = 0.0
+  for row, columns, real, out in torch_decoders.run(torch, model, rows):
+    theirs = out.logits[0]
+    found = np.abs(logits[row, columns] - theirs.detach().numpy())[real].max()
+    worst = max(worst, float(found))
+    loss = torch.nn.functional.cross_entropy(
+      theirs, torch.tensor(rows["targets"][row, columns]).long(), reduction="none"
+    )
+    (loss * torch.tensor(real)).sum().backward()
+  assert worst < 1e-4
+  theirs = torch_decoders.gradients(torch, model, network, module_of(case))
+  same_gradients(grads, theirs)
+
+
+def same_gradients(grads, theirs):
+  flat = jax.tree_util.tree_leaves_with_path
+  for (path, a), (_, b) in zip(flat(grads), flat(theirs), strict=True):
+    name = jax.tree_util.keystr(path)
+    np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3, err_msg=name)
+    assert np.abs(b).max() > 1e-4 or "['k']['bias']" in name, name  # no softmax sees those
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_export_is_read_by_torch(oracle, case, tmp_path):
+  torch = oracle
+  import transformers
+
+  model, network, params, rows, *_ = ours(case)
+  module = module_of(case)
+  out = torch_decoders.write(tmp_path, case, network, params)
+  assert module.architecture(out) == network.arch
+  theirs, info = getattr(transformers, module.CLASSES["lm"]).from_pretrained(
+    tmp_path, attn_implementation="eager", output_loading_info=True
+  )
+  assert not info["missing_keys"] and not info["unexpected_keys"], info
+  pairs = zip(
+    torch_decoders.run(torch, model, rows),
+    torch_decoders.run(torch, theirs.eval(), rows),
+    strict=True,
+  )
+  for (*_, mine), (*_, read) in pairs:
+    np.testing.assert_array_equal(mine.logits.detach(), read.logits.detach())
+
+
+@pytest.mark.parametrize("kind", ["sequence", "token", "span"])
+@pytest.mark.parametrize("case", CASES)
+def test_heads_are_those_of_torch(oracle, case, kind, tmp_path):
+  """The head of the family's own class; where there is none it comes back from its file."""
+  torch = oracle
+  base, _, _, rows, hidden, *_ = ours(case)
+  module = module_of(case)
+  model, network = torch_decoders.make(torch, case, kind)
+  trunk = lambda m: getattr(m, m.base_model_prefix, m)
+  trunk(model).load_state_dict(trunk(base).state_dict())
+  if kind not in module.CLASSES:
+    params = network.init(jax.random.key(0))
+    torch_decoders.write(tmp_path, case, network, params)
+    again = torch_decoders.load(tmp_path, network, module)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    return
+  params = torch_decoders.read(model, network, module)
+  for row, columns, real, out in torch_decoders.run(torch, model, rows):
+    if kind == "span":
+      theirs = torch.stack([out.start_logits, out.end_logits], -1)[0].detach().numpy()
+    else:
+      theirs = out.logits[0].detach().numpy()
+    x = hidden[row, columns][real]
+    x = x[-1:] if kind == "sequence" else x
+    theirs = theirs[None] if kind == "sequence" else theirs[real]
+    found = heads.class_logits(params, jnp.asarray(x[None]), network.head)[0]
+    np.testing.assert_allclose(found, theirs, atol=1e-4)
+  torch_decoders.write(tmp_path, case, network, params)
+  again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+  assert not info["missing_keys"] and not info["unexpected_keys"], info
+  state = model.state_dict()
+  assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decoding_is_the_full_forward(oracle, case):
+  """Ragged prompts at once, then token by token beyond windows and rope lengths."""
+  _, network, params, rows, hidden, *_ = ours(case)
+  order, lengths = [0, 1], np.array([LENGTH, 11])
+  inputs = rows["inputs"][order]
+  step = jax.jit(lambda p, x, cache, s: network.decode(p, x, cache, segments=s))
+  cache = network.empty_cache(params, 2, LENGTH + 2)
+  prompt = np.array([[1, 1, 1], [1, 1, 0]], np.int32)
+  x, cache = step(params, inputs[:, :3], cache, prompt)
+  live, seen = prompt[:, :1], np.array([2, 1])
+  for _ in range(LENGTH):
+    held = np.asarray(cache["lengths"])
+    now = np.asarray(x)[[0, 1], seen]
+    going = live[:, 0] > 0
+    np.testing.assert_allclose(now[going], hidden[order, held - 1][going], atol=1e-4)
+    live = (held < lengths).astype(np.int32)[:, None]
+    place = np.minimum(held, LENGTH - 1)[:, None]
+    x, cache = step(params, np.take_along_axis(inputs, place, 1), cache, live)
+    seen = np.array([0, 0])
+  np.testing.assert_array_equal(cache["lengths"], lengths)
+
+
+LENGTH = torch_decoders.LENGTH
