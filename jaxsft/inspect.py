@@ -14,12 +14,11 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from jaxsft import command, families, log, pretrained, start
-from jaxsft.errors import JaxsftError, UsageError
+from jaxsft import command, families, log, models, pretrained, start
+from jaxsft.errors import UsageError
 from jaxsft.tuning import select
 
 PARITY = pathlib.Path(families.__file__).with_name("parity.json")
-KINDS = ("lm", "masked_lm", "sequence", "token", "span")
 METHODS = ("all", "head")
 REMATS = ("none", "dots", "full")
 FLOAT = 4  # bytes of a trained weight, its gradient, and each of AdamW's two moments
@@ -32,7 +31,7 @@ def describe(base, rows, length):
   backward pass keeps of a batch of `rows` x `length` tokens, as jax.vjp says, for each
   setting of model.remat.
   """
-  kind = base.kind if base.kind != "none" else _first_kind(base)
+  kind = base.kind if base.kind != "none" else models.KINDS[type(base.arch)][1]
   network = base.network_of(kind, max(len(base.labels), 2))
   shapes = dict(select.paths(network.shapes()))
   source = base.source
@@ -47,7 +46,7 @@ def describe(base, rows, length):
     "sizes": sizes(base.arch),
     "parameters": sum(leaf.size for leaf in shapes.values()),
     "dtype": sorted({info.dtype for info in source.tensors.values()}),
-    "heads": [kind for kind in KINDS if _has_head(base, kind)],
+    "heads": [kind for kind in models.KINDS[type(base.arch)] if kind != "none"],
     "training": [_training(network, shapes, method) for method in METHODS],
     "kept": {"rows": rows, "length": length, **_kept(network, rows, length)},
     "parity": parity(base.config["model_type"]),
@@ -70,18 +69,6 @@ def parity(family):
   return json.loads(PARITY.read_text("utf-8")).get(family, {}) if PARITY.is_file() else {}
 
 
-def _first_kind(base):
-  return next(kind for kind in ("lm", "masked_lm", "sequence") if _has_head(base, kind))
-
-
-def _has_head(base, kind):
-  try:
-    base.family.names(base.arch, families.head_of(base.family, base.arch, kind, 2))
-  except JaxsftError:
-    return False
-  return True
-
-
 def _training(network, shapes, method):
   """Bytes of weights, gradients and moments with one of METHODS, or why there is none."""
   try:
@@ -100,19 +87,26 @@ def _training(network, shapes, method):
 
 def _kept(network, rows, length):
   """{setting of model.remat: bytes kept for the backward pass}; nothing is computed."""
+  found = {}
+  for remat in REMATS:
+    one = dataclasses.replace(network, remat=remat)
+    # What does not grow with the batch are the weights, which are counted apart.
+    found[remat] = _residuals(one, 2 * rows, length) - _residuals(one, rows, length)
+  return found
+
+
+def _residuals(network, rows, length):
+  """Bytes of everything that the backward pass of a batch needs, weights among it."""
   tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
   batch = {"inputs": tokens, "segments": tokens, "positions": tokens}
   if network.has_source:
     batch |= {f"source{end}": tokens for end in ("", "_segments", "_positions")}
-  params, found = network.shapes(), {}
-  own = sum(leaf.size for leaf in jax.tree.leaves(params))
-  for remat in REMATS:
-    one = dataclasses.replace(network, remat=remat)
-    loss = lambda params, batch, one=one: jnp.sum(one.hidden(params, batch))
-    pull = lambda p, b, loss=loss: jax.vjp(lambda p: loss(p, b), p)[1]
-    leaves = jax.tree.leaves(jax.eval_shape(pull, params, batch))
-    found[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) - FLOAT * own
-  return found
+
+  def pull(params, batch):
+    return jax.vjp(lambda params: jnp.sum(network.hidden(params, batch)), params)[1]
+
+  leaves = jax.tree.leaves(jax.eval_shape(pull, network.shapes(), batch))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def main(argv):

@@ -224,6 +224,10 @@ DECODERS = {
   "qwen3_moe": qwen3_moe,
   "smollm3": smollm3,
 }
-ENCODER_DECODERS = {}
+ENCODER_DECODERS = {
+  "mt5": mt5,
+  "t5": t5,
+  "umt5": umt5,
+}
 FAMILIES = ENCODERS | DECODERS | ENCODER_DECODERS
 """`model_type` of config.json -> module."""

@@ -22,6 +22,13 @@ MODULES = {  # kind of architecture -> the module that computes it
 }
 
 
+KINDS = {  # kind of architecture -> heads that it can carry
+  encoder.EncoderConfig: ("none", "masked_lm", "sequence", "token", "span"),
+  decoder.DecoderConfig: ("none", "lm", "sequence", "token", "span"),
+  encoder_decoder.EncoderDecoderConfig: ("none", "lm", "sequence", "token", "span"),
+}
+
+
 @dataclass(frozen=True)
 class Network:
   """Pure functions of (params, batch); hashable, so that jit can close over it."""
@@ -132,11 +139,17 @@ class Network:
       x = x * jnp.asarray(self.arch.logit_scale, x.dtype)
     own = params.get("lm_head", {})
     table = params["embed"]["tokens"]["embedding"] if self.tied else own["kernel"]
-    return x, table, own.get("bias"), self.arch.softcap
+    bias = own.get("bias")
+    bias = jax.lax.stop_gradient(bias) if self.head.logits_bias else bias
+    return x, table, bias, self.arch.softcap
 
   def empty_cache(self, params, rows, length):
     """See decoder.empty_cache."""
     return self.module.empty_cache(self, params, rows, length)
+
+  def prefill(self, params, batch, length):
+    """See encoder_decoder.prefill."""
+    return self.module.prefill(self, params, _complete(batch), length)
 
   def decode(self, params, inputs, cache, *, segments=None, positions=None):
     """See decoder.decode; `vocabulary_logits` makes logits of what it returns."""
@@ -169,11 +182,12 @@ def _head_key(key):
 
 def _complete(batch):
   """The batch with segments, positions and token_types where it lacks them."""
-  inputs = batch["inputs"]
-  types = batch.get("token_types")
-  types = jnp.zeros_like(inputs) if types is None else types
-  full = {"inputs": inputs, "token_types": types}
-  full["segments"], full["positions"] = _places(batch, "inputs", "")
+  full = {}
+  if "inputs" in batch:
+    inputs, types = batch["inputs"], batch.get("token_types")
+    types = jnp.zeros_like(inputs) if types is None else types
+    full |= {"inputs": inputs, "token_types": types}
+    full["segments"], full["positions"] = _places(batch, "inputs", "")
   if "source" in batch:
     full["source"] = batch["source"]
     full["source_segments"], full["source_positions"] = _places(batch, "source", "source_")
