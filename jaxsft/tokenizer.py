@@ -188,9 +188,9 @@ def _from_gguf(path: pathlib.Path) -> Any:
   """Builds the tokenizer from vocabulary, merges and kinds of token in the metadata."""
   import transformers
 
-  from jaxsft.weights import gguf_file
+  from jaxsft.weights import gguf_read
 
-  meta = gguf_file.read_gguf(path).metadata
+  meta = gguf_read.read_gguf(path).metadata
   get = lambda key: meta.get(f"tokenizer.ggml.{key}")
   model, splitter = get("model"), get("pre") or "default"
   if model != "gpt2" or splitter not in PATTERNS:
