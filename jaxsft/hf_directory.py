@@ -5,6 +5,7 @@ tokenizer, the template) is decided here, once, from what was supervised.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -99,6 +100,8 @@ def _write_weights(
   if head.kind not in family.CLASSES:
     own = {name.hf for name in names if name.part == "head"}
   tensors = params_lib.export_tensors(params, names, base_prefix=prefix, dtype=dtype)
+  computed = getattr(family, "computed", lambda _: ())(arch)
+  tensors = itertools.chain(tensors, ((prefix + k, v.astype(dtype)) for k, v in computed))
   if not own:
     weights.save_safetensors(work, tensors)
     return

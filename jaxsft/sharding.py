@@ -1,10 +1,12 @@
 """Which device holds what: the mesh, one table path -> PartitionSpec, batches, activations.
 
 Axes: "data" copies the model, "fsdp" splits every leaf and gathers it where it is used,
-"tensor" splits the products themselves, "context" splits sequences.
+"tensor" splits the products themselves, "context" splits sequences; "expert" spreads the
+experts of a mixture, and copies everything else as "data" does.
 """
 
 import collections
+import math
 import re
 
 import jax
@@ -13,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxsft.errors import JaxsftError, UsageError
 
-AXES = ("data", "fsdp", "tensor", "context")
-ROWS = ("data", "fsdp")  # the axes over which the rows of a batch are spread
+AXES = ("data", "fsdp", "tensor", "context", "expert")
+ROWS = ("data", "fsdp", "expert")  # the axes over which the rows of a batch are spread
 
 # First match wins. Shapes stand beside each rule; [L] is the axis of stacked layers. Kernels
 # are [out, in]: column-parallel leaves split `out` by tensor, row-parallel ones split `in`.
@@ -23,14 +25,20 @@ RULES = (
   (r"embed/(positions|types)/embedding", P(None, "fsdp")),  # positions D
   (r"layers/(attn/(pos_)?(q|k|v)|mlp/(up|gate))/kernel", P(None, "tensor", "fsdp")),  # L out D
   (r"layers/(attn/(pos_)?(q|k|v)|mlp/(up|gate))/bias", P(None, "tensor")),  # L out
-  (r"layers/(attn/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
-  (r"layers/(attn/o|mlp/down)/bias", P(None, "fsdp")),  # L D
+  (r"layers/cross/(q|k|v)/kernel", P(None, "tensor", "fsdp")),  # L out D
+  (r"layers/cross/(q|k|v)/bias", P(None, "tensor")),  # L out
+  (r"layers/((attn|cross)/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
+  (r"layers/((attn|cross)/o|mlp/down)/bias", P(None, "fsdp")),  # L D
+  (r"layers/mlp/router/kernel", P(None, None, "fsdp")),  # L E D
+  (r"layers/mlp/experts/(up|gate)/kernel", P(None, "expert", "tensor", "fsdp")),  # L E F D
+  (r"layers/mlp/experts/down/kernel", P(None, "expert", "fsdp", "tensor")),  # L E D F
+  (r"layers/relative/embedding", P(None, None, "tensor")),  # L buckets N
   (r"layers/.*norm/(scale|bias)", P(None, None)),  # L D
   (r"later/.*norm/(scale|bias)", P(None, None)),  # L-1 D
   (r"(embed/|dense_|conv_)?norm/(scale|bias)", P(None)),  # D
-  (r"relative/embedding", P(None, "fsdp")),  # distances D
+  (r"relative/embedding", P(None, "fsdp")),  # distances D, buckets N
   (r"conv/kernel", P(None, "fsdp", None)),  # D D/groups places
-  (r"(dense|head|embed/project)/kernel", P(None, "fsdp")),  # out D
+  (r"(dense|head|(embed/)?project)/kernel", P(None, "fsdp")),  # out D
   (r"(dense|head|lm_head|embed/project|conv)/bias", P(None)),  # out
 )
 # Adafactor's sums over rows and columns are small. "v/…/…" is a tree of them, while
@@ -38,13 +46,13 @@ RULES = (
 FACTORED = r"(^|/)(v_row|v_col|v)/.+/"
 
 
-def make_mesh(data=-1, fsdp=1, tensor=1, context=1, devices=None):
+def make_mesh(data=-1, fsdp=1, tensor=1, context=1, expert=1, devices=None):
   """Mesh over all devices; one size may be -1, "what is left".
 
   Raises UsageError unless the sizes multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [data, fsdp, tensor, context]
+  sizes = [data, fsdp, tensor, context, expert]
   known = 1
   for size in sizes:
     known *= size if size != -1 else 1
@@ -64,7 +72,7 @@ def make_mesh(data=-1, fsdp=1, tensor=1, context=1, devices=None):
 
 def row_shards(mesh):
   """Into how many parts the rows of a batch are split."""
-  return mesh.shape["data"] * mesh.shape["fsdp"]
+  return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def path_string(path):
@@ -108,7 +116,7 @@ def replicated(mesh):
 
 
 def batch_sharding(mesh, ndim, row_axis):
-  """Rows (axis `row_axis` of `ndim`) over data and fsdp, everything else whole."""
+  """Rows (axis `row_axis` of `ndim`) over ROWS, everything else whole."""
   return NamedSharding(mesh, P(*(ROWS if axis == row_axis else None for axis in range(ndim))))
 
 

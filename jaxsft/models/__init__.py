@@ -12,6 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxsft import sharding
 from jaxsft.errors import JaxsftError
 from jaxsft.models import decoder, encoder, encoder_decoder, heads, layers
 
@@ -41,7 +42,7 @@ class Network:
   unroll: int = 1
   attention: str = "auto"
 
-  ROWS: ClassVar = (("data", "fsdp"), "context", None)  # how [B,T,D] lies on the mesh
+  ROWS: ClassVar = (sharding.ROWS, "context", None)  # how [B,T,D] lies on the mesh
 
   @property
   def module(self):

@@ -23,13 +23,13 @@ from jaxsft.models import layers
 BLOCK = 256  # queries a block on the XLA path; a row has at most MAX_BLOCKS
 MAX_BLOCKS = 16
 LANES = 128  # splash attention works on multiples of this many tokens
-ROWS = ("data", "fsdp")
+ROWS = sharding.ROWS
 
 
 @partial(
   jax.tree_util.register_dataclass,
   data_fields=["q_segments", "k_segments", "q_places", "k_places"],
-  meta_fields=["causal", "window"],
+  meta_fields=["causal", "window", "length"],
 )
 @dataclass(frozen=True)
 class Rule:
@@ -46,6 +46,8 @@ class Rule:
   """[B,T] or None: 0…T-1, in step with the keys."""
   k_places: Any = field(default=None)
   """[B,S], given with q_places."""
+  length: int | None = None
+  """Of the whole row, where the queries are some of its places."""
 
 
 def allowed(rule, queries=slice(None), keys=slice(None)):
@@ -67,13 +69,13 @@ def allowed(rule, queries=slice(None), keys=slice(None)):
 
 
 def asking(rule, places):
-  """The rule of a row's own tokens, for the queries at places [B,M] alone; None: all."""
+  """The rule for the queries at places [B,M] of the rows alone; None: all."""
   if places is None:
     return rule
   assert rule.q_places is None, "queries that are not in step with the keys have places"
   keys = jnp.arange(rule.k_segments.shape[1], dtype=jnp.int32)[None]
-  segments = layers.at(rule.q_segments, places)
-  return Rule(segments, rule.k_segments, rule.causal, rule.window, places, keys)
+  segments, length = layers.at(rule.q_segments, places), rule.q_segments.shape[1]
+  return Rule(segments, rule.k_segments, rule.causal, rule.window, places, keys, length)
 
 
 def attend(
@@ -218,7 +220,7 @@ def _noise(q, seed, rule):
   """Of every query [B,K,G,T]; where a row's queries are at places, that of the whole row."""
   if seed is None:
     return None
-  length = q.shape[3] if rule.q_places is None else rule.k_segments.shape[1]
+  length = q.shape[3] if rule.q_places is None else rule.length
   return layers.row_noise(seed, (*q.shape[:3], length), rule.q_places)
 
 
@@ -338,14 +340,14 @@ def _splash(q, k, v, rule, softcap=None, interpret=False):
     interpret=interpret,
   )
 
-  def local(q, k, v, segments):
+  def local(q, k, v, q_segments, k_segments):
     heads_first = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    ids = splash.SegmentIds(segments, segments)
+    ids = splash.SegmentIds(q_segments, k_segments)
     return jax.vmap(kernel)(*heads_first, ids).transpose(0, 2, 1, 3)
 
   if mesh.size > 1:
     heads = P(ROWS, None, "tensor")
     local = jax.shard_map(
-      local, in_specs=(heads, heads, heads, P(ROWS)), out_specs=heads, check_vma=False
+      local, in_specs=(heads,) * 3 + (P(ROWS),) * 2, out_specs=heads, check_vma=False
     )
-  return local(q, k, v, rule.q_segments)
+  return local(q, k, v, rule.q_segments, rule.k_segments)

@@ -47,6 +47,7 @@ class Attention(nn.Module):
     rule,
     *,
     source=None,
+    kept=None,
     rotation=None,
     interleaved=False,
     bias=None,
@@ -57,7 +58,8 @@ class Attention(nn.Module):
   ):
     """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
 
-    source [B,S,D]: what keys and values are made of; None: x. rotation: of `rope.rotations`.
+    source [B,S,D]: what keys and values are made of; None: x. kept: (k, v), those of a source
+    that were made before, see `keys_and_values`. rotation: of `rope.rotations`.
     bias [1|B,N,T,S]: see `attend`. places [B,M]: only these tokens ask, the result is
     [B,M,D]; None: all. cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new
     ones go; a slot of S or more is left out. The rule then speaks of all S slots.
@@ -66,8 +68,11 @@ class Attention(nn.Module):
     source = x if source is None else source
     project = partial(layers.Linear, bias=heads.bias, dtype=self.dtype, std=self.std)
     q = self._normed("q", project(heads.count * heads.dim, name="q")(layers.at(x, places)))
-    k = self._normed("k", project(heads.kv * heads.dim, name="k")(source))
-    v = self._split(project(heads.kv * heads.dim, name="v")(source))
+    if kept is not None:
+      k, v = (_of_rows(held, len(x)).astype(q.dtype) for held in kept)
+    else:
+      k = self._normed("k", project(heads.kv * heads.dim, name="k")(source))
+      v = self._split(project(heads.kv * heads.dim, name="v")(source))
     if rotation is not None:
       q = rope.rotate(q, tuple(layers.at(r, places) for r in rotation), interleaved)
       k = rope.rotate(k, rotation, interleaved)
@@ -109,6 +114,15 @@ class Attention(nn.Module):
 # --- the cache -------------------------------------------------------------------------
 # Rows and heads are one axis, [B*K,S,H]: the products then take the cache as it lies, and it
 # is updated in place. From [B,S,K,H] XLA:CPU would copy all of it, transposed, at every token.
+
+
+def keys_and_values(params, source, heads):
+  """(k, v), each [B*K,S,H], of a source [B,S,D], for `kept`; heads have no norm."""
+  assert heads.norm is None, "kept keys are not normalised"
+  made = (layers.linear(params[name], source, source.dtype) for name in ("k", "v"))
+  shape = (*source.shape[:2], heads.kv, heads.dim)
+  turn = lambda y: y.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, shape[1], heads.dim)
+  return tuple(turn(y) for y in made)
 
 
 def _store(held, new, slots):

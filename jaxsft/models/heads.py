@@ -13,9 +13,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from jaxsft import sharding
 from jaxsft.models import layers
 
-ROWS = ("data", "fsdp")
+ROWS = sharding.ROWS
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Head:
   """Before the projection."""
   bias: bool = True
   """Of the projection."""
+  logits_bias: bool = False
+  """Whether "lm" adds a constant to its logits, which does not train (BART's
+  final_logits_bias)."""
 
 
 def shapes(head, width, vocab, tied):
@@ -57,7 +61,7 @@ def shapes(head, width, vocab, tied):
   if head.kind in ("sequence", "token", "span"):
     found["head"] = (width, 2 if head.kind == "span" else head.classes, head.bias)
   if head.kind in ("lm", "masked_lm"):
-    bias = head.kind == "masked_lm" and head.bias
+    bias = head.logits_bias if head.kind == "lm" else head.bias
     if bias or not tied:
       found["lm_head"] = (None if tied else width, vocab, bias)
   return found

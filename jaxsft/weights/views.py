@@ -28,7 +28,7 @@ def by_tensor(names: Sequence[Any]) -> list[list[Any]]:
     if len(group) == 1 and views[0] is None:
       continue
     paths = ", ".join(name.path for name in group)
-    if None in views or len({(v.of, v.groups, v.transposed) for v in views}) > 1:
+    if None in views or len({v[2:] for v in views}) > 1:
       raise JaxsftError(
         f"found {hf!r} in the family's table as {paths} with the views {views}; expected "
         "one leaf of the whole tensor, or views of one kind: correct the table"
@@ -58,6 +58,8 @@ def tensor_shape(name: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
       f"{tuple(view)} of {name.hf!r} says: correct the family's table"
     )
   whole = (view.groups * view.of, *shape[1:])
+  if view.row:
+    return (1, *whole)
   return whole[::-1] if _turned(view, whole) else whole
 
 
@@ -68,7 +70,9 @@ def read(source: Read, tensor: str, view: Any, shape: tuple[int, ...], index: In
   first, rest = (index[0], index[1:]) if index else (slice(None), ())
   parts = []
   for rows in _runs(view, *first.indices(shape[0])[:2]):
-    if _turned(view, shape):
+    if view.row:
+      parts.append(source(tensor, (slice(0, 1), rows))[0])
+    elif _turned(view, shape):
       columns = rest[0] if rest else slice(None)
       parts.append(source(tensor, (columns, rows)).T)
     else:
@@ -82,7 +86,7 @@ def join(
   """The whole tensor of `shape` from its leaves by view, as it lies in the file."""
   out = np.empty(shape, dtype)
   for view, values in parts.items():
-    rows = out.T if _turned(view, shape) else out
+    rows = out[0] if view.row else out.T if _turned(view, shape) else out
     runs = _runs(view, 0, values.shape[0])
     done, values = 0, cast(values)
     for run in runs:

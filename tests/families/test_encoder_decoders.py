@@ -1,0 +1,116 @@
+"""Every encoder-decoder family against torch transformers, at fp32 and the highest precision."""
+
+import functools
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import families
+from tests.families import encoder_decoder_configs as configs
+from tests.families import record, torch_encoder_decoders
+
+CASES = list(configs.CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def highest():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+def module_of(case):
+  return families.FAMILIES[configs.family_of(case)]
+
+
+@functools.cache
+def directory(case):
+  """A directory with the case's random language model."""
+  import torch
+
+  held = tempfile.TemporaryDirectory()
+  torch_encoder_decoders.saved(torch, case, held.name)
+  kept.append(held)
+  return pathlib.Path(held.name)
+
+
+kept = []  # directories, until the tests end
+
+
+def rows_of(network):
+  arch = network.arch
+  start = FIRST if arch.decoder_start is None else arch.decoder_start
+  return torch_encoder_decoders.batch(arch.vocab, arch.source_vocab or arch.vocab, start)
+
+
+FIRST = torch_encoder_decoders.FIRST
+
+
+def nll(logits, rows):
+  """Sum over the real tokens of the loss of random targets."""
+  log_p = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_p, rows["targets"][..., None], -1)[..., 0]
+  return -jnp.sum(picked * (rows["segments"] != 0))
+
+
+@functools.cache
+def ours(case):
+  """(network, params, rows, hidden, logits, gradients) of the language model."""
+  with jax.default_matmul_precision("highest"):
+    network, params = torch_encoder_decoders.read(directory(case), module_of(case))
+    rows = rows_of(network)
+
+    def loss(params):
+      hidden = network.hidden(params, rows)
+      logits = network.vocabulary_logits(params, hidden)
+      return nll(logits, rows), (hidden, logits)
+
+    grads, (hidden, logits) = jax.jit(jax.grad(loss, has_aux=True))(params)
+  return network, params, rows, np.asarray(hidden), np.asarray(logits), grads
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients(oracle, case):
+  torch = oracle
+  network, _, rows, _, logits, grads = ours(case)
+  model, *_ = torch_encoder_decoders.opened(directory(case), module_of(case))
+  worst, theirs = 0.0, []
+  for row, real, out in torch_encoder_decoders.run(torch, model, rows):
+    worst = max(worst, float(np.abs(logits[row, real] - out.detach().numpy()).max()))
+    targets = torch.tensor(rows["targets"][row, real]).long()
+    torch.nn.functional.cross_entropy(out, targets, reduction="sum").backward()
+    theirs.append(out)
+  assert np.abs(logits).max() < 200 and worst < 1e-4, worst
+  theirs = torch_encoder_decoders.gradients(torch, model, module_of(case))
+  difference = same_gradients(grads, theirs)
+  print(f"{case}: logits {worst:.1e}, gradients {difference:.1e}")
+  record.parity(configs.family_of(case), "tiny", logits=worst, gradients=difference)
+
+
+def same_gradients(grads, theirs):
+  flat, worst = jax.tree_util.tree_leaves_with_path, 0.0
+  for (path, a), (_, b) in zip(flat(grads), flat(theirs), strict=True):
+    name = jax.tree_util.keystr(path)
+    np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3, err_msg=name)
+    worst = max(worst, float(np.abs(a - b).max()))
+    unseen = "['k']['bias']" in name or "lm_head']['bias" in name  # softmax; a buffer
+    assert unseen or np.abs(b).max() > 1e-4, name
+  return worst
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_export_is_read_by_torch(oracle, case, tmp_path):
+  torch = oracle
+  network, params, rows, *_ = ours(case)
+  module = module_of(case)
+  out = torch_encoder_decoders.write(tmp_path, case, network, params)
+  assert module.architecture(out) == network.arch
+  mine, *_ = torch_encoder_decoders.opened(directory(case), module)
+  theirs, *_ = torch_encoder_decoders.opened(tmp_path, module)
+  run = torch_encoder_decoders.run
+  with torch.no_grad():
+    for (*_, a), (*_, b) in zip(run(torch, mine, rows), run(torch, theirs, rows), strict=True):
+      np.testing.assert_array_equal(a, b)
