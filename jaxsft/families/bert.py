@@ -40,7 +40,6 @@ head_fields = layout.head_fields
 
 def names(arch, head):
   """The name table of the encoder and its head."""
-  layout.check_kind("bert", head)
   table = [*layout.embeddings(arch), *layout.layer()]
   if head.kind in ("none", "sequence"):
     table += layout.linear("pooler.dense", "dense", "pooler")

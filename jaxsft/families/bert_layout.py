@@ -101,7 +101,7 @@ def fields(config):
     heads=get("num_attention_heads", int),
     mlp=get("intermediate_size", int),
     max_positions=get("max_position_embeddings", int),
-    types=get("type_vocab_size", int),
+    types=count(config, "type_vocab_size"),
     activation=get("hidden_act", str),
     eps=get("layer_norm_eps", float),
     dropout=get("hidden_dropout_prob", float),
@@ -109,6 +109,16 @@ def fields(config):
     tied=get("tie_word_embeddings", bool, True),  # the default of both majors
     std=get("initializer_range", float),
   )
+
+
+def count(config, name, absent=families.REQUIRED):
+  """config[name], a whole number that may be 0."""
+  value = config.get(name)
+  if value is None or isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if value is None and absent is not families.REQUIRED:
+      return absent
+    raise JaxsftError(f"config.json: {name} is {value!r}, expected a whole number from 0")
+  return value
 
 
 def head_dropout(config):
@@ -146,15 +156,6 @@ def classes(name):
     "token": f"{name}ForTokenClassification",
     "span": f"{name}ForQuestionAnswering",
   }
-
-
-def check_kind(family, head):
-  """Raises JaxsftError for a head that no encoder has."""
-  if head.kind == "lm":
-    raise JaxsftError(
-      f"the {family} family has no 'lm' head, expected one of {', '.join(classes(''))}: "
-      "choose a task that reads sentences or tokens (config.task)"
-    )
 
 
 def linear(hf, path, part="base", bias=True):
