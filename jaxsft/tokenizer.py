@@ -22,29 +22,6 @@ SPECIAL = (
   "mask_token",
 )
 
-# How byte-level BPE splits text before merging, by the names that llama.cpp gives
-# (llama-vocab.cpp); patterns are isolated in this order, then bytes become characters.
-CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-LLAMA3 = (
-  CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-  r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PATTERNS = {
-  "gpt-2": (GPT2,),
-  "smollm": (r"\p{N}", GPT2),
-  "llama-bpe": (LLAMA3,),
-  "qwen2": (LLAMA3.replace("{1,3}", ""),),
-  "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-}
-# What llama.cpp takes where tokenizer.ggml.add_bos_token is not in the file.
-ADDS_BOS = {"llama-bpe"}
-# Words that are in the vocabulary are taken whole, whatever the merges say.
-IGNORES_MERGES = {"llama-bpe"}
-
-# Kinds of token in tokenizer.ggml.token_type.
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
-
 PROBES = (
   "Hello world! It's a  test,\n\n\tof 1234 números & 3.14 — naïve Äpfel.",
   "a  2",
@@ -188,95 +165,15 @@ def _from_gguf(path: pathlib.Path) -> Any:
   """Builds the tokenizer from vocabulary, merges and kinds of token in the metadata."""
   import transformers
 
+  from jaxsft import gguf_tokenizer
   from jaxsft.weights import gguf_read
 
-  meta = gguf_read.read_gguf(path).metadata
-  get = lambda key: meta.get(f"tokenizer.ggml.{key}")
-  model, splitter = get("model"), get("pre") or "default"
-  if model != "gpt2" or splitter not in PATTERNS:
-    raise JaxsftError(
-      f"found the tokenizer {model!r} with pre-tokenizer {splitter!r} in {path}; expected "
-      f"'gpt2' (byte-level BPE) with one of {', '.join(PATTERNS)}: put the model's "
-      "tokenizer.json and safetensors into a directory and use that"
-    )
-  tokens, merges = get("tokens"), get("merges")
-  if not tokens or merges is None:
-    raise JaxsftError(
-      f"found no vocabulary or no merges in {path}; expected both: the file may hold "
-      "weights only"
-    )
-  kinds = get("token_type") or [1] * len(tokens)
-  backend = _byte_level_bpe(tokens, kinds, merges, splitter)
-  name = lambda key: None if get(key) is None else tokens[get(key)]
-  special = {
-    "bos_token": name("bos_token_id"),
-    "eos_token": name("eos_token_id"),
-    "unk_token": name("unknown_token_id"),
-    "pad_token": name("padding_token_id"),
-    "sep_token": name("seperator_token_id"),  # as llama.cpp spells it
-    "cls_token": name("cls_token_id"),
-    "mask_token": name("mask_token_id"),
-  }
-  add_bos = splitter in ADDS_BOS if get("add_bos_token") is None else get("add_bos_token")
-  _add_ends(
-    backend,
-    special["bos_token"] if add_bos else None,
-    special["eos_token"] if get("add_eos_token") else None,
-  )
-  arch = meta.get("general.architecture")
+  built = gguf_tokenizer.build(path, gguf_read.read_gguf(path).metadata)
   tokenizer = transformers.PreTrainedTokenizerFast(
-    tokenizer_object=backend,
-    model_max_length=meta.get(f"{arch}.context_length", int(1e30)),
+    tokenizer_object=built.backend,
+    model_max_length=built.max_length or int(1e30),
     clean_up_tokenization_spaces=False,
-    **{key: token for key, token in special.items() if token is not None},
+    **built.special,
   )
-  tokenizer.chat_template = meta.get("tokenizer.chat_template")
+  tokenizer.chat_template = built.template
   return _unbounded(tokenizer)
-
-
-def _byte_level_bpe(
-  tokens: list[str], kinds: list[int], merges: list[str], splitter: str
-) -> Any:
-  import tokenizers
-  from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-  vocab = {t: i for i, t in enumerate(tokens) if kinds[i] != UNUSED}
-  backend = tokenizers.Tokenizer(
-    models.BPE(
-      vocab=vocab,
-      merges=[tuple(merge.split(" ")) for merge in merges],
-      ignore_merges=splitter in IGNORES_MERGES,
-    )
-  )
-  if splitter == "qwen2":
-    backend.normalizer = normalizers.NFC()
-  steps = [
-    pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
-    for pattern in PATTERNS[splitter]
-  ]
-  steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-  backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-  backend.decoder = decoders.ByteLevel()
-  added = lambda kind: [
-    tokenizers.AddedToken(token, normalized=False, special=kind == CONTROL)
-    for token, found in zip(tokens, kinds, strict=True)
-    if found == kind
-  ]
-  backend.add_special_tokens(added(CONTROL))
-  backend.add_tokens(added(USER_DEFINED))
-  return backend
-
-
-def _add_ends(backend: Any, bos: str | None, eos: str | None) -> None:
-  """Makes every encoded text begin with `bos` and end with `eos`, where given."""
-  from tokenizers import processors
-
-  if bos is None and eos is None:
-    return
-  piece = lambda text: [*([bos] if bos else []), text, *([eos] if eos else [])]
-  second = [f"{token}:1" for token in piece("$B")]
-  backend.post_processor = processors.TemplateProcessing(
-    single=piece("$A"),
-    pair=[*piece("$A"), *second],
-    special_tokens=[(t, backend.token_to_id(t)) for t in (bos, eos) if t],
-  )
