@@ -166,7 +166,7 @@ class Mesh:
   context: int = 1
   """Parts into which sequences are split (not built yet: must be 1)."""
   expert: int = 1
-  """Parts over which experts are spread (not built yet: must be 1)."""
+  """Parts over which the experts of a mixture are spread, each with its own rows."""
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,7 @@ def _mesh(c):
     any(v == 0 or v < -1 for v in fixed),
     f"config.mesh: found {fixed}, sizes are ≥ 1",
   )
-  for axis in ("context", "expert"):
-    yield (
-      getattr(c.mesh, axis) != 1,
-      f"config.mesh.{axis}: found {getattr(c.mesh, axis)}, only 1 is built so far",
-    )
+  yield (
+    c.mesh.context != 1,
+    f"config.mesh.context: found {c.mesh.context}, only 1 is built so far",
+  )

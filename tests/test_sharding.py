@@ -12,7 +12,7 @@ from jaxsft.errors import JaxsftError, UsageError
 
 def test_mesh_takes_what_is_left():
   mesh = sharding.make_mesh(data=-1, fsdp=2, tensor=2)
-  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1, "expert": 1}
   assert sharding.row_shards(mesh) == 4
 
 

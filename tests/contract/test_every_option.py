@@ -97,7 +97,7 @@ FLIPS = {
   "mesh.fsdp": ("step", CLASSIFY, 2, {}),
   "mesh.tensor": ("step", CLASSIFY, 2, {}),
   "mesh.context": ("data", CLASSIFY, 2, {}),
-  "mesh.expert": ("data", CLASSIFY, 2, {}),
+  "mesh.expert": ("step", CLASSIFY, 2, {}),
   "evaluate.every": ("run", CLASSIFY, 2, {}),
   "evaluate.metric": ("run", CLASSIFY, "loss", {"evaluate__every": 1}),
   "evaluate.mode": (
