@@ -57,7 +57,10 @@ def write(
   _check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
-  config |= _token_ids(config, tokenizer, stops)
+  ids = _token_ids(config, tokenizer, stops)
+  if family.architecture({**config, **ids}) != arch:  # positions count from it: RoBERTa
+    ids["pad_token_id"] = source_config.get("pad_token_id")
+  config |= ids
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(

@@ -4,12 +4,13 @@ import json
 import os
 import pathlib
 import subprocess
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, hf_directory, models, pretrained, sharding, train
+from jaxsft import families, hf_directory, models, pretrained, sharding, tokenizer, train
 from tests import tiny
 from tests.families import every
 
@@ -47,10 +48,20 @@ def test_every_leaf_has_its_place_on_a_mesh(case):
         assert place.shard_shape(leaf.shape) != leaf.shape, (leaf, place)
 
 
+def opened_tokenizer(config, which):
+  """A tokenizer of ours as a checkpoint of this model_type has it: its class may add to it."""
+  words = tiny.letter_tokenizer() if which == "letters" else tiny.word_tokenizer()
+  with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    tokenizer.save_tokenizer(words, root)
+    (root / "config.json").write_text(json.dumps(config))
+    return tokenizer.load_tokenizer(root)
+
+
 def written(case, directory, kind, **changes):
   """A Hugging Face directory of random weights with a tokenizer of ours: (network, params)."""
-  words = tiny.letter_tokenizer() if kind == "lm" else tiny.word_tokenizer()
   config, module, arch = opened(case, **changes)
+  words = opened_tokenizer(config, "letters" if kind == "lm" else "words")
   head = families.head_of(module, arch, kind, 2)
   network = models.Network(arch, head)
   params = tiny.unlike(network.init(jax.random.key(0)))
