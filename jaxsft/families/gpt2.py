@@ -13,6 +13,7 @@ IGNORED = (
 )
 TIED = (("lm_head.weight", "wte.weight"),)
 KNOWN = {
+  "add_cross_attention",
   "attn_pdrop",
   "activation_function",
   "layer_norm_epsilon",

@@ -9,7 +9,13 @@ BASE_PREFIX = llama_layout.BASE_PREFIX
 IGNORED = llama_layout.IGNORED
 TIED = llama_layout.TIED
 ORIGINAL = "original_max_position_embeddings"
-KNOWN = llama_layout.KNOWN | {"sliding_window", "partial_rotary_factor"}
+WITHOUT = ("attention_bias", "mlp_bias", "lm_head_bias")  # files have the keys
+KNOWN = llama_layout.KNOWN | {
+  *WITHOUT,
+  "sliding_window",
+  "partial_rotary_factor",
+  "full_attn_mod",
+}
 CLASSES = llama_layout.classes("Phi3", ("sequence", "token"))
 
 head_fields = llama_layout.head_fields
@@ -18,8 +24,9 @@ head_fields = llama_layout.head_fields
 def architecture(config):
   """DecoderConfig of a Phi 3 config.json (a dict); raises like llama.architecture."""
   families.refuse_unknown(config, KNOWN)
-  # Files have the key and no biases; transformers does not drop where embd_pdrop says.
-  families.demand(config, "attention_bias", (False, None), None)
+  for name in WITHOUT:
+    families.demand(config, name, (False, None), None)
+  families.demand(config, "full_attn_mod", (1, None), None)
   dim = families.field(config, "hidden_size", int) // config["num_attention_heads"]
   found = llama_layout.fields(
     config, tied=False, rope=_rope(config, config.get("head_dim") or dim)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsft import sharding
+from jaxsft.errors import JaxsftError
 from jaxsft.models import attention, attention_layer, experts, layers, rope
 
 PLACEMENTS = {  # placement -> whether a branch's input is normalised, and its output
@@ -281,11 +282,12 @@ def _stack(
 # --- with a cache ----------------------------------------------------------------------
 
 
-def empty_cache(network, params, rows, length):
+def empty_cache(network, params, rows, length, prompts=None):
   """Room for `length` tokens in each of `rows` rows; a tuple a layer if `params` is so.
 
   k and v [L,B*K,S,H]; segments [B,S], 0 where a slot is empty; lengths [B], tokens held;
-  long [B], whether a row's first tokens were beyond longrope's original length.
+  long [B], whether a row has longrope's long factors. prompts [B]: lengths of the prompts,
+  for longrope, where `decode` does not read each at once.
   """
   arch = network.arch
   shape = (rows * arch.heads.kv, length, arch.heads.dim)
@@ -300,7 +302,7 @@ def empty_cache(network, params, rows, length):
     "v": room(),
     "segments": jnp.zeros((rows, length), jnp.int32),
     "lengths": jnp.zeros(rows, jnp.int32),
-    "long": jnp.zeros(rows, bool),
+    "long": (jnp.zeros(rows, int) if prompts is None else prompts) > _original(arch),
   }
 
 
@@ -311,7 +313,7 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   None: all tokens. positions [B,T]; None: they go on from the cache's lengths.
   The caller leaves room: a token beyond the cache's length would be lost. A text that grows
   over longrope's original length would need all that is held to be computed anew: such
-  tokens become NaN, see `refuse_growth`.
+  tokens become NaN; `check_growth` says so before.
   """
   arch = network.arch
   (_, T), S = inputs.shape, cache["segments"].shape[1]
@@ -324,8 +326,8 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   rule = attention.Rule(
     segments, held, True, None, places, jnp.arange(S, dtype=jnp.int32)[None]
   )
-  last = jnp.max(positions, 1)
-  long = jnp.where(cache["lengths"] == 0, last >= _original(arch), cache["long"])
+  first = cache["lengths"] == 0
+  long = cache["long"] | (first & (jnp.max(positions, 1) >= _original(arch)))
   turns = tuple(rope.rotations(one, positions, segments, long) for one in arch.ropes)
   straight, past = isinstance(params["layers"], tuple), (cache["k"], cache["v"])
   if straight:
@@ -341,6 +343,18 @@ def _original(arch):
   """Positions after which longrope changes its factors; those of all else: as good as never."""
   found = [rope.original_length(one) for one in arch.ropes]
   return min([length for length in found if length is not None], default=2**30)
+
+
+def check_growth(arch, prompt, new):
+  """Raises JaxsftError for a prompt of `prompt` tokens that `new` more take over longrope's
+  original length: its keys in the cache would have to be turned and computed anew."""
+  original = _original(arch)
+  if prompt <= original < prompt + new:
+    raise JaxsftError(
+      f"found a prompt of {prompt} tokens and max_new_tokens={new}, which cross the original "
+      f"length of {original} tokens where this model's longrope changes; expected both on one "
+      f"side: ask for at most {original - prompt} new tokens"
+    )
 
 
 def unstack(params):
