@@ -170,14 +170,12 @@ MODELS = {"gpt2": _byte_level, "llama": _sentencepiece}
 def merges_of(vocab: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
   """Every way to join two tokens into a third, the best score first, as published.
 
-  Ties: the longer left part, then the longer right part, then the order of the vocabulary
-  (of the joined token, of its left part).
+  Ties: the longer left part, then the longer right part, then the order of the vocabulary.
   """
   found = []
   for token, i in vocab.items():
     pairs = [(token[:k], token[k:]) for k in range(1, len(token))]
     pairs = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
-    pairs.sort(key=lambda pair: vocab[pair[0]])
     found += [(-scores[i], -len(left), -len(right), left, right) for left, right in pairs]
   found.sort(key=lambda merge: merge[:3])
   return [merge[3:] for merge in found]

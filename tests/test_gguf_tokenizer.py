@@ -169,7 +169,7 @@ def test_extra_whitespace_is_never_dropped(tmp_path):
 
 def test_merges_are_in_the_order_of_the_published_tokenizers():
   """Beside the function of transformers that has made the published files."""
-  from transformers import convert_slow_tokenizer
+  from transformers.convert_slow_tokenizer import generate_merges
 
   rng = np.random.default_rng(0)
   words = {"".join(rng.choice([*"abc"], rng.integers(1, 6))) for _ in range(150)}
@@ -177,7 +177,7 @@ def test_merges_are_in_the_order_of_the_published_tokenizers():
   rng.shuffle(words)
   vocab = {word: i for i, word in enumerate(words)}
   scores = [float(-rng.integers(0, 9)) for _ in words]  # many ties
-  theirs = convert_slow_tokenizer.generate_merges(vocab, dict(zip(words, scores, strict=True)))
+  theirs = generate_merges(vocab, dict(zip(words, scores, strict=True)))
   ours = gguf_tokenizer.merges_of(vocab, scores)
   assert len(ours) > 100
   assert ours == theirs
