@@ -1,11 +1,12 @@
-"""Text from a causal language model, greedy or sampled, with a cache of keys and values.
+"""Text from a language model, greedy or sampled, with a cache of keys and values.
 
   python -m jaxsft.generate --model=DIR_OR_NAME --prompt="…" [--max_new_tokens=64]
                             [--temperature=0.7] [--top_k=40] [--top_p=0.9] [--min_p=0.05]
                             [--repetition_penalty=1.1] [--seed=0] [--sha256=…]
 
 The prompt becomes one user message if the tokenizer has a chat template, else it is plain
-text that the model continues. Temperature 0, the default, takes the likeliest token.
+text that the model continues, or that an encoder-decoder reads. Temperature 0, the default,
+takes the likeliest token.
 """
 
 import dataclasses
@@ -13,10 +14,9 @@ import weakref
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxsft import command, pretrained, sampling, start, weights
+from jaxsft import command, generate_state, pretrained, sampling, start, target, weights
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.models import decoder
@@ -35,6 +35,8 @@ def answer(model, prompt, *, max_new_tokens=64, **settings):
   settings: of `sampling.Sampling` and `generate`. See `answers`.
   """
   _refuse_classifier(model)
+  if model.network.has_source:
+    settings = {"frame": target.frame_of(model.base)} | settings
   return answers(
     model.network,
     model.params,
@@ -53,7 +55,8 @@ def answers(network, params, tokenizer, prompts, *, stop_ids, template=None, **s
   template: Jinja text; None: the tokenizer's own. settings: of `sampling.Sampling` and
   `generate`.
   """
-  ids = [encode(prompt, tokenizer, template) for prompt in prompts]
+  read = encode_source if network.has_source else partial(encode, template=template)
+  ids = [read(prompt, tokenizer=tokenizer) for prompt in prompts]
   known = 1 + max(tokenizer.get_vocab().values())
   settings = {"vocab_limit": known} | settings
   found = generate(network, params, ids, stop_ids=stop_ids, **settings)
@@ -78,6 +81,15 @@ def encode(prompt, tokenizer, template=None):
         f"messages[{i}] is {message!r:.60}, expected {{'role': …, 'content': …}} with texts"
       )
   return chat.prompt_ids(prompt, tokenizer, template).tolist()
+
+
+def encode_source(prompt, tokenizer):
+  """Token ids of an encoder-decoder's source: a text and the tokenizer's special tokens."""
+  if not isinstance(prompt, str):
+    raise JaxsftError(
+      f"the prompt is {prompt!r:.60}, expected a text: an encoder-decoder reads no messages"
+    )
+  return tokenizer(prompt)["input_ids"]
 
 
 def stop_ids(base):
@@ -107,6 +119,7 @@ def generate(
   vocab_limit=None,
   batch_size=16,
   on_token=None,
+  frame=None,
   **settings,
 ):
   """New token ids of each prompt (a list of ids), without the stop id that ended them.
@@ -115,14 +128,22 @@ def generate(
   fold_in(key(seed), i): neither other prompts nor batch_size (rows at a time, of similar
   lengths) change what it is. seed: a number, or one for each prompt. Ids from vocab_limit
   on are never chosen. on_token(prompt's index, new ids) is called as they come; without it
-  the device is waited for once a batch.
+  the device is waited for once a batch. frame: a target.Frame, for encoder-decoders, whose
+  prompts are sources; None: the architecture's start alone.
   Programs are compiled for buckets: of rows, of prompt lengths, of prompt and answer.
   Raises JaxsftError for an empty prompt, an id outside of the vocabulary, more tokens than
   the model has positions, and logits that are not numbers.
   """
   rules, limit = sampling.Sampling(**settings), int(max_new_tokens)
   _check(network, prompts, limit)
-  numbers = rules.numbers | _limits(stop_ids, vocab_limit, network.arch.vocab)
+  if network.has_source:
+    frame = frame or target.Frame(network.arch.decoder_start)
+    if frame.last is not None:
+      stop_ids, limit = {*stop_ids, frame.last}, limit - 1
+  banned = () if frame is None else frame.banned
+  numbers = rules.numbers | _limits(stop_ids, vocab_limit, network.arch.vocab, banned)
+  if limit == 0:
+    return [[] for _ in prompts]
   params = _straight(params)
   seeds = np.broadcast_to(np.asarray(seed).astype(np.uint32), len(prompts))
   order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -131,7 +152,9 @@ def generate(
     mine = order[first : first + batch_size]
     batch = [prompts[i] for i in mine]
     numbers["seeds"] = seeds[mine]
-    for rows in _steps(network, params, batch, numbers, rules.parts, limit, bool(on_token)):
+    begin = partial(_sources, frame=frame) if network.has_source else _prompts
+    first_state = begin(network, params, batch, numbers, rules.parts, limit)
+    for rows in _steps(network, params, first_state, numbers, rules.parts, limit, on_token):
       for i, row in zip(mine, rows, strict=True):
         new = row[len(found[i] or ()) :]
         found[i] = row
@@ -140,12 +163,14 @@ def generate(
   return found
 
 
-def _limits(stop_ids, vocab_limit, vocab):
-  """Arguments of a program that say where it ends; padded, so that their count is no part."""
+def _limits(stop_ids, vocab_limit, vocab, banned=()):
+  """Arguments of a program that say what it chooses; padded, so that counts are no part."""
+  never = np.full(bucket(len(banned)), -1, np.int32)
+  never[: len(banned)] = list(banned)
   stops = np.full(bucket(len(stop_ids)), -1, np.int32)  # no token is -1
   stops[: len(stop_ids)] = list(stop_ids)
   limit = vocab if vocab_limit is None else min(vocab_limit, vocab)
-  return {"stop_ids": stops, "vocab_limit": limit}
+  return {"stop_ids": stops, "vocab_limit": limit, "banned": never}
 
 
 def _check(network, prompts, limit):
@@ -160,13 +185,15 @@ def _check(network, prompts, limit):
   for i, prompt in enumerate(prompts):
     if not len(prompt):
       raise JaxsftError(f"prompt {i} is empty, expected at least one token to go on from")
-    wrong = [int(t) for t in prompt if not 0 <= t < arch.vocab]
+    vocab = getattr(arch, "source_vocab", None) or arch.vocab
+    wrong = [int(t) for t in prompt if not 0 <= t < vocab]
     if wrong:
       raise JaxsftError(
         f"prompt {i} contains the token {wrong[0]}, the model's vocabulary ends at "
-        f"{arch.vocab - 1}; use the tokenizer that belongs to the model"
+        f"{vocab - 1}; use the tokenizer that belongs to the model"
       )
-    if len(prompt) + limit > arch.max_positions:
+    apart = network.has_source and max(len(prompt), 1 + limit) <= arch.max_positions
+    if not apart and len(prompt) + limit > arch.max_positions:
       raise JaxsftError(
         f"prompt {i} has {len(prompt)} tokens, with max_new_tokens={limit} that is more "
         f"than the model's {arch.max_positions} positions; shorten it or ask for fewer"
@@ -189,42 +216,25 @@ def _straight(params):
 
   The copy is kept for the next call, until one of the leaves it was made of is gone.
   """
-  leaves = jax.tree.leaves(params["layers"])
+  own = params.get("decoder", params)  # an encoder reads its source but once
+  leaves = jax.tree.leaves(own["layers"])
   alone = all(isinstance(x, jax.Array) and len(x.sharding.device_set) == 1 for x in leaves)
-  if not alone or isinstance(params["layers"], tuple) or jax.default_backend() != "cpu":
+  if not alone or isinstance(own["layers"], tuple) or jax.default_backend() != "cpu":
     return params
   kept = list(_kept)
   if not kept or not all(ref() is x for ref, x in zip(kept[0], leaves, strict=True)):
     refs = [weakref.ref(x, lambda _: _kept.clear()) for x in leaves]
-    _kept[:] = kept = [refs, decoder.unstack(params)["layers"]]
-  return {**params, "layers": kept[1]}
+    _kept[:] = kept = [refs, decoder.unstack(own)["layers"]]
+  own = {**own, "layers": kept[1]}
+  return {**params, "decoder": own} if "decoder" in params else own
 
 
 # --- one batch -------------------------------------------------------------------------
-# The state of a batch, beside the cache: x [B,D], the hidden states that the next tokens are
-# chosen from; tokens [B,S], prompts and answers; live [B], rows that go on; broken [B], rows
-# whose logits are not numbers; seen [B,V], where repetitions are penalised. Of a row, the
-# cache holds lengths tokens; while it is live, its newest token is not among them.
 
 
-def _steps(network, params, prompts, numbers, parts, limit, watched):
+def _steps(network, params, first_state, numbers, parts, limit, watched):
   """Yields the new ids of each prompt so far; once, at the end, unless somebody watches."""
-  lengths = [len(prompt) for prompt in prompts]
-  rows, width = 1 << (len(prompts) - 1).bit_length(), bucket(max(lengths))
-  if width > READ:
-    width = -(-max(lengths) // READ) * READ
-  inputs, segments = np.zeros((2, rows, width), np.int32)
-  for row, prompt in enumerate(prompts):
-    inputs[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
-  numbers["seeds"] = np.pad(numbers["seeds"], (0, rows - len(prompts)))
-  state, how = None, {"parts": parts, "room": bucket(max(lengths) + limit)}
-  for at in range(0, width, READ):
-    piece = np.s_[:, at : at + READ]
-    last = at + READ >= width
-    state = _read(
-      network, params, state, inputs[piece], segments[piece], numbers, last=last, **how
-    )
-  done = 1
+  state, lengths, done = first_state
   while done < limit:
     if watched:
       new, live = _new(state, lengths)
@@ -232,9 +242,48 @@ def _steps(network, params, prompts, numbers, parts, limit, watched):
       if not live:
         return
     steps = min(STREAMED if watched else limit, limit - done)
-    state = _extend(network, params, state, steps, numbers, parts=parts)
+    state = generate_state.extend(network, params, state, steps, numbers, parts=parts)
     done += steps
-  yield _new(state, lengths)[0]
+  yield [new[:limit] for new in _new(state, lengths)[0]]
+
+
+def _prompts(network, params, prompts, numbers, parts, limit):
+  """(state with one new token in each row, lengths of what is not new, 1)."""
+  lengths = [len(prompt) for prompt in prompts]
+  inputs, segments = _padded(prompts, READ)
+  numbers["seeds"] = np.pad(numbers["seeds"], (0, len(inputs) - len(prompts)))
+  state, how = None, {"parts": parts, "room": bucket(max(lengths) + limit)}
+  for at in range(0, inputs.shape[1], READ):
+    piece = np.s_[:, at : at + READ]
+    last = at + READ >= inputs.shape[1]
+    state = generate_state.read(
+      network, params, state, inputs[piece], segments[piece], numbers, last=last, **how
+    )
+  return state, lengths, 1
+
+
+def _sources(network, params, sources, numbers, parts, limit, frame):
+  """Like `_prompts`; the frame's first token is a new one too."""
+  source, segments = _padded(sources)
+  numbers["seeds"] = np.pad(numbers["seeds"], (0, len(source) - len(sources)))
+  begin = np.array([i for i in (frame.start, frame.first) if i is not None], np.int32)
+  room = bucket(len(begin) + limit)
+  state = generate_state.open_target(
+    network, params, source, segments, begin, numbers, parts=parts, room=room
+  )
+  return state, [1] * len(sources), len(begin)
+
+
+def _padded(prompts, step=None):
+  """(ids, segments), of a bucket's size; beyond `step` tokens of a multiple of it."""
+  longest = max(len(prompt) for prompt in prompts)
+  rows, width = 1 << (len(prompts) - 1).bit_length(), bucket(longest)
+  if step is not None and width > step:
+    width = -(-longest // step) * step
+  inputs, segments = np.zeros((2, rows, width), np.int32)
+  for row, prompt in enumerate(prompts):
+    inputs[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
+  return inputs, segments
 
 
 def _new(state, lengths):
@@ -251,79 +300,11 @@ def _new(state, lengths):
   return rows, bool(live.any())
 
 
-@partial(jax.jit, static_argnames=("network", "parts", "room", "last"), donate_argnames="state")
-def _read(network, params, state, inputs, segments, numbers, *, parts, room, last):
-  """The state after one more piece of the prompts [B,T]; after the last, a token each."""
-  if state is None:
-    state = _empty(network, params, inputs.shape[0], room, parts)
-  x, cache = network.decode(params, inputs, state["cache"], segments=segments)
-  some = jnp.sum(segments, 1)
-  x = jnp.take_along_axis(x, jnp.maximum(some - 1, 0)[:, None, None], 1)[:, 0]
-  state |= {"x": jnp.where(some[:, None] > 0, x, state["x"]), "cache": cache}
-  state["live"] = state["live"] | (some > 0)
-  if parts.penalised:
-    ids = jnp.where(segments > 0, inputs, network.arch.vocab)
-    rows = jnp.arange(inputs.shape[0])[:, None]
-    state["seen"] = state["seen"].at[rows, ids].set(True, mode="drop")
-  return _choose(network, params, state, numbers, parts) if last else state
-
-
-@partial(jax.jit, static_argnames=("network", "parts"), donate_argnames="state")
-def _extend(network, params, state, steps, numbers, *, parts):
-  """The state after at most `steps` more tokens in each row."""
-
-  def goes_on(carry):
-    return (carry[0] < steps) & jnp.any(carry[1]["live"])
-
-  def step(carry):
-    done, state = carry
-    newest = jnp.take_along_axis(state["tokens"], state["cache"]["lengths"][:, None], 1)
-    live = state["live"].astype(jnp.int32)[:, None]
-    x, cache = network.decode(params, newest, state["cache"], segments=live)
-    state = state | {"x": x[:, 0], "cache": cache}
-    return done + 1, _choose(network, params, state, numbers, parts)
-
-  return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1]
-
-
-def _empty(network, params, rows, room, parts):
-  state = {
-    "cache": network.empty_cache(params, rows, room),
-    "x": jnp.zeros((rows, network.arch.width), network.dtype),
-    "tokens": jnp.zeros((rows, room), jnp.int32),
-    "live": jnp.zeros(rows, bool),
-    "broken": jnp.zeros(rows, bool),
-  }
-  if parts.penalised:
-    state["seen"] = jnp.zeros((rows, network.arch.vocab), bool)
-  return state
-
-
-def _choose(network, params, state, numbers, parts):
-  """The state with the next token of each live row, or with the row ended by a stop id."""
-  places = state["cache"]["lengths"]
-  logits = network.vocabulary_logits(params, state["x"])
-  broken = jnp.isnan(jnp.max(logits, -1))
-  logits = jnp.where(jnp.arange(logits.shape[1]) < numbers["vocab_limit"], logits, -jnp.inf)
-  token = sampling.choose(logits, numbers, parts, state.get("seen"), numbers["seeds"], places)
-  live = state["live"] & ~broken & jnp.all(token[:, None] != numbers["stop_ids"], -1)
-  rows, room = jnp.arange(len(token)), state["tokens"].shape[1]
-  at = jnp.where(live, places, room)
-  chosen = {
-    "tokens": state["tokens"].at[rows, at].set(token, mode="drop"),
-    "live": live,
-    "broken": state["broken"] | (state["live"] & broken),
-  }
-  if parts.penalised:
-    chosen["seen"] = state["seen"].at[rows, token].set(True)
-  return state | chosen
-
-
 # --- the verb --------------------------------------------------------------------------
 
 
 def _refuse_classifier(model):
-  if model.base.task != "chat":
+  if model.network.head.kind != "lm":
     raise JaxsftError(
       f"the model is a {model.config['architectures'][0]}, which does not write text; use "
       "python -m jaxsft.predict"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import command, families, generate, hf_directory, models, sharding
+from jaxsft import command, families, generate, generate_state, hf_directory, models, sharding
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny as checkpoints
@@ -209,7 +209,7 @@ def test_a_heavy_penalty_repeats_nothing(llama, greedy):
 
 def test_one_program_for_each_bucket():
   llama = tiny.network("llama", "lm", changes={"max_position_embeddings": 96})
-  compiled = lambda: (generate._read._cache_size(), generate._extend._cache_size())
+  compiled = lambda: (generate_state.read._cache_size(), generate_state.extend._cache_size())
   read, extend = compiled()
   run(llama, prompts((3, 8)), 9)
   run(llama, prompts((16, 2), 1), 7, stops=[1, 2, 3])
@@ -231,7 +231,7 @@ def test_weights_are_arguments(llama):
   """Not constants of the program."""
   network, params = llama
   params = generate._straight(jax.device_put(params))
-  text = generate._read.lower(
+  text = generate_state.read.lower(
     network,
     params,
     None,

@@ -164,7 +164,8 @@ def _stack_names(arch, name):
     for one, other in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o")):
       found += _linear(f"{layer}.{hf}.{one}", f"{path}/{leaf}/{other}")
     found += _norm(f"{layer}.{hf}_layer_norm", f"{path}/{leaf}_norm")
-  found += _linear(f"{layer}.fc1", f"{path}/mlp/up") + _linear(f"{layer}.fc2", f"{path}/mlp/down")
+  for hf, leaf in (("fc1", "up"), ("fc2", "down")):
+    found += _linear(f"{layer}.{hf}", f"{path}/mlp/{leaf}")
   return found + _norm(f"{layer}.final_layer_norm", f"{path}/mlp_norm")
 
 

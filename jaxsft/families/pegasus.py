@@ -1,7 +1,7 @@
 """Pegasus (arXiv:1912.08777): sinusoids, norms in front and after the last layer."""
 
 from jaxsft.families import bart_layout
-from jaxsft.models import encoder_decoder
+from jaxsft.models import encoder_decoder, layers
 
 BASE_PREFIX, KNOWN = bart_layout.BASE_PREFIX, bart_layout.KNOWN
 IGNORED, TIED = bart_layout.IGNORED + bart_layout.COMPUTED, bart_layout.TIED
@@ -29,7 +29,7 @@ def names(arch, head):
 
 def computed(arch):
   """(name, array) of tensors that transformers misses in a file although it computes them."""
-  table = encoder_decoder.sinusoids(arch.max_positions, arch.width)
+  table = layers.sinusoids(arch.max_positions, arch.width)
   return [(f"{stack}.embed_positions.weight", table) for stack in ("encoder", "decoder")]
 
 

@@ -185,10 +185,14 @@ def head_names(head, own):
 def _stack(arch, name, parts):
   table = [(f"{name}.final_layer_norm.weight", f"{name}/norm/scale")]
   paths = {"SelfAttention": "attn", "EncDecAttention": "cross", "DenseReluDense": "mlp"}
-  mlp = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if arch.gated else {"wi": "up", "wo": "down"}
+  mlp = {"wi_0": "gate", "wi_1": "up"} if arch.gated else {"wi": "up"}
   for place, part in enumerate(parts):
     hf, path = f"{name}.block.{{i}}.layer.{place}", f"{name}/layers/{paths[part]}"
-    inner = mlp if part == "DenseReluDense" else dict(zip("qkvo", "qkvo", strict=True))
+    inner = (
+      mlp | {"wo": "down"}
+      if part == "DenseReluDense"
+      else dict(zip("qkvo", "qkvo", strict=True))
+    )
     table += [(f"{hf}.{part}.{k}.weight", f"{path}/{v}/kernel") for k, v in inner.items()]
     table.append((f"{hf}.layer_norm.weight", f"{path}_norm/scale"))
   bias = "layer.0.SelfAttention.relative_attention_bias.weight"

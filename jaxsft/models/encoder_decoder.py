@@ -10,7 +10,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxsft import sharding
@@ -99,13 +98,6 @@ class EncoderDecoderConfig:
     return None
 
 
-def sinusoids(rows, width):
-  """float32 [rows,D] of arXiv:1706.03762 with all sines in front of all cosines."""
-  half = -(-width // 2)
-  angle = np.arange(rows)[:, None] / 10000 ** (2 * np.arange(half) / width)
-  return np.concatenate([np.sin(angle), np.cos(angle[:, : width - half])], 1).astype(np.float32)
-
-
 class Embedding(nn.Module):
   """Token vectors with their positions: what the first layer of a stack reads."""
 
@@ -123,7 +115,7 @@ class Embedding(nn.Module):
       table = layers.Embed(rows, arch.width, self.dtype, arch.std, name="positions")
       x = x + table(positions + arch.position_offset)
     if arch.positions == "sinusoid":
-      table = sinusoids(arch.max_positions, arch.width)
+      table = layers.sinusoids(arch.max_positions, arch.width)
       x = x + jnp.take(table, positions, axis=0, mode="fill").astype(x.dtype)
     if arch.embed_norm:
       x = layers.Normalise(arch.norm, self.dtype, name="norm")(x)
@@ -170,8 +162,9 @@ class Layer(nn.Module):
     x, cache = branch("attn", x, 1, run, places=places, rate=rate, seed=seed(0))
     if source is not None:
       looks, hidden, kept = source
-      looks, backend = attention.asking(looks, places), self.backend if places is None else "xla"
-      run = partial(attend(backend, name="cross"), rule=looks, source=hidden, kept=kept)
+      looks = attention.asking(looks, places)
+      run = attend("xla" if places is not None else self.backend, name="cross")
+      run = partial(run, rule=looks, source=hidden, kept=kept)
       x, _ = branch("cross", x, 3, run, rate=rate, seed=seed(2))
     mlp = layers.Mlp(
       width=arch.width,
@@ -239,21 +232,11 @@ def hidden(network, params, batch, key=None, places=None):
   keys = (None, None) if key is None else jax.random.split(key, 2)
   names = ("source", "source_segments", "source_positions")
   source = encode(network, params, *(batch[name] for name in names), keys[0])
-  segments = batch["segments"]
+  segments, tokens = batch["segments"], (batch["inputs"], batch["positions"])
   looks = attention.Rule(segments, batch["source_segments"], causal=False)
-  rule = attention.Rule(segments, segments, causal=True)
-  reach = (segments.shape[1],) * 2
-  x, _ = _decoder(
-    network,
-    params,
-    (batch["inputs"], batch["positions"]),
-    rule,
-    reach,
-    (looks, source),
-    keys[1],
-    places=places,
-  )
-  return x
+  rule, reach = attention.Rule(segments, segments, causal=True), (segments.shape[1],) * 2
+  look = (looks, source)
+  return _decoder(network, params, tokens, rule, reach, look, keys[1], places=places)[0]
 
 
 def encode(network, params, source, segments, positions, key=None):
@@ -261,7 +244,6 @@ def encode(network, params, source, segments, positions, key=None):
 
   Positions of relative kind are places in the row: those of a segment count on one by one.
   """
-  arch = network.arch
   rule = attention.Rule(segments, segments, causal=False)
   own = params["encoder"].get("embed", {}).get("tokens")
   x = _embed(network, own or params["embed"]["tokens"], params["encoder"], source, positions)
@@ -357,8 +339,8 @@ def prefill(network, params, batch, length):
   """The cache of a source [B,S] (source, source_segments, source_positions), with room for
   `length` tokens in each row; tuples a layer if the decoder's layers are so.
 
-  k and v [L,B*K,length,H]; kept: keys and values of the source, [L,B*K,S,H]; source_segments
-  [B,S]; segments [B,length], 0 where a slot is empty; lengths [B], tokens held.
+  own: (k, v) [L,B*K,length,H]; kept: those of the source [L,B*K,S,H]; source_segments [B,S];
+  segments [B,length], 0 where a slot is empty; lengths [B], tokens held.
   """
   heads, decoder = network.arch.decoder.heads, params["decoder"]["layers"]
   names = ("source", "source_segments", "source_positions")
@@ -402,24 +384,8 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   past = (cache["own"], cache["kept"])
   if isinstance(params["decoder"]["layers"], tuple):
     past = tuple(zip(*past, strict=True))
-  x, own = _decoder(
-    network,
-    params,
-    (inputs, positions),
-    rule,
-    keys[:, None] - places[..., None],
-    (looks, None),
-    None,
-    past=past,
-    slots=slots,
-  )
+  tokens, reach = (inputs, positions), keys[:, None] - places[..., None]
+  options = {"past": past, "slots": slots}
+  x, own = _decoder(network, params, tokens, rule, reach, (looks, None), None, **options)
   lengths = cache["lengths"] + jnp.sum(segments != 0, 1, dtype=jnp.int32)
   return x, {**cache, "own": own, "segments": held, "lengths": lengths}
-
-
-def unstack(params):
-  """The same parameters with the decoder's `layers` as a tuple; see decoder.unstack."""
-  stacked = params["decoder"]["layers"]
-  one = lambda i: jax.tree.map(lambda leaf: leaf[i], stacked)
-  straight = tuple(one(i) for i in range(layers.stack_size(stacked)))
-  return {**params, "decoder": {**params["decoder"], "layers": straight}}

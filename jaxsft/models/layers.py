@@ -178,6 +178,13 @@ def positions_of(segments):
   return jnp.where(segments == 0, 0, index - start)
 
 
+def sinusoids(rows, width):
+  """float32 [rows,D] of arXiv:1706.03762 with all sines in front of all cosines."""
+  half = -(-width // 2)
+  angle = np.arange(rows)[:, None] / 10000 ** (2 * np.arange(half) / width)
+  return np.concatenate([np.sin(angle), np.cos(angle[:, : width - half])], 1).astype(np.float32)
+
+
 # --- dropout ---------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""T5's relative positions (arXiv:1910.10683): a learned number a head and bucket of distances."""
+"""Relative positions of T5 (arXiv:1910.10683): a number a head for each bucket of distances."""
 
 import math
 from dataclasses import dataclass

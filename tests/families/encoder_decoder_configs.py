@@ -13,6 +13,8 @@ T5 = {
   "num_heads": 3,
   "relative_attention_num_buckets": 8,
   "relative_attention_max_distance": 9,
+  "dropout_rate": 0.1,
+  "classifier_dropout": 0.1,
   "layer_norm_epsilon": 1e-3,  # large enough that a wrong one shows
   "initializer_factor": 1.0,
   "feed_forward_proj": "gated-gelu",

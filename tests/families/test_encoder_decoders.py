@@ -1,5 +1,6 @@
-"""Every encoder-decoder family against torch transformers, at fp32 and the highest precision."""
+"""Every encoder-decoder family against torch transformers, at fp32 and highest precision."""
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import families
+from jaxsft import families, generate, target
 from tests.families import encoder_decoder_configs as configs
 from tests.families import record, torch_encoder_decoders
 
@@ -75,7 +76,7 @@ def ours(case):
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_gradients(oracle, case):
   torch = oracle
-  network, _, rows, _, logits, grads = ours(case)
+  _, _, rows, _, logits, grads = ours(case)
   model, *_ = torch_encoder_decoders.opened(directory(case), module_of(case))
   worst, theirs = 0.0, []
   for row, real, out in torch_encoder_decoders.run(torch, model, rows):
@@ -114,3 +115,45 @@ def test_an_export_is_read_by_torch(oracle, case, tmp_path):
   with torch.no_grad():
     for (*_, a), (*_, b) in zip(run(torch, mine, rows), run(torch, theirs, rows), strict=True):
       np.testing.assert_array_equal(a, b)
+
+
+SOURCES = [[5, 9, 4, 30, 8, 1], [7, 1], [44, 12, 3, 29, 51, 6, 33, 18, 20, 2, 1]]
+
+
+def theirs_generated(torch, model, limit, **settings):
+  """New token ids of each source by torch, with the token that ends them."""
+  longest = max(map(len, SOURCES))
+  ids = torch.tensor(
+    [row + [model.config.pad_token_id] * (longest - len(row)) for row in SOURCES]
+  )
+  mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in SOURCES])
+  rows = model.generate(
+    ids, attention_mask=mask, max_new_tokens=limit, num_beams=1, do_sample=False, **settings
+  )
+  return [row[1:].tolist() for row in rows]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_generation_is_that_of_torch(oracle, case):
+  """Token by token, from the cache; also between a forced first, a forced last token and
+  words that are never chosen."""
+  model, network, params = torch_encoder_decoders.opened(directory(case), module_of(case))
+  start, stop = network.arch.decoder_start, model.config.eos_token_id
+  # Without a penalty a random model says one word.
+  plain = {"decoder_start_token_id": start, "eos_token_id": stop, "repetition_penalty": 3.0}
+  model.generation_config.update(**plain, forced_eos_token_id=None)
+  framed = {"forced_bos_token_id": 7, "forced_eos_token_id": stop}
+  settings = {"max_new_tokens": 9, "stop_ids": [stop], "repetition_penalty": 3.0}
+  seen = set()
+  for frame, more in (
+    (target.Frame(start), {}),
+    (target.Frame(start, 7, stop), framed),
+  ):
+    if seen:
+      frame = dataclasses.replace(frame, banned=tuple(seen))
+      more = more | {"bad_words_ids": [[i] for i in seen]}
+    expected = theirs_generated(oracle, model, 9, **more)
+    expected = [row[: row.index(stop)] if stop in row else row for row in expected]
+    assert generate.generate(network, params, SOURCES, frame=frame, **settings) == expected
+    seen |= {token for row in expected for token in row} - {7}
+  assert len(seen) > 8

@@ -1,0 +1,56 @@
+"""How the target of an encoder-decoder begins and ends, as its checkpoint says."""
+
+from dataclasses import dataclass
+
+from jaxsft.errors import JaxsftError
+
+
+@dataclass(frozen=True)
+class Frame:
+  """What generation adds to the model's own choices."""
+
+  start: int
+  """First input of the decoder; no part of the answer."""
+  first: int | None = None
+  """First token of every answer, whatever the model says (mBART: the language)."""
+  last: int | None = None
+  """What ends an answer at max_new_tokens, in the place of its last token."""
+  banned: tuple[int, ...] = ()
+  """Tokens that are never chosen."""
+
+
+def frame_of(base):
+  """The `Frame` of a `pretrained.Pretrained`: generation_config.json, else config.json.
+
+  Raises JaxsftError where the start is not known, or a banned word has several tokens.
+  """
+  merged = {**base.config, **{k: v for k, v in base.generation.items() if v is not None}}
+  start = _one(merged, "decoder_start_token_id", base.arch.decoder_start)
+  if start is None:
+    raise JaxsftError(
+      f"{base.path}: neither generation_config.json nor config.json has a "
+      "decoder_start_token_id, expected the token that targets begin with (mBART: that of "
+      "the target's language): add it to config.json"
+    )
+  first = _one(merged, "forced_bos_token_id", None)
+  if first is None and merged.get("force_bos_token_to_be_generated"):  # before version 4.7
+    first = _one(merged, "bos_token_id", None)
+  words = merged.get("bad_words_ids") or ()
+  if long := [word for word in words if len(word) != 1]:
+    raise JaxsftError(
+      f"{base.path}: bad_words_ids has {long[0]}, expected words of one token; remove it from "
+      "generation_config.json and config.json"
+    )
+  banned = (*(word[0] for word in words), *(merged.get("suppress_tokens") or ()))
+  return Frame(start, first, _one(merged, "forced_eos_token_id", None), banned)
+
+
+def _one(config, name, absent):
+  value = config.get(name)
+  if value is None:
+    return absent
+  if isinstance(value, list) and len(value) == 1:
+    return value[0]
+  if not isinstance(value, int):
+    raise JaxsftError(f"{name} is {value!r}, expected the id of one token: correct config.json")
+  return value
