@@ -22,6 +22,12 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 BLOCK = 1 << 12  # rows compared at a time
 READ = 1 << 22  # bytes of a leaf read at a time: what is held beside the leaf itself
 AXES = ("{i}", "{i+1}", "{e}")  # in a name: the layer, the expert; leading axes of a leaf
+SPELLINGS = (  # end of a name, and what some files have instead
+  ("LayerNorm.weight", "LayerNorm.gamma"),  # the first BERT checkpoints
+  ("LayerNorm.bias", "LayerNorm.beta"),
+  ("predictions.bias", "predictions.decoder.bias"),  # one bias that has two names in torch
+  ("lm_head.bias", "lm_head.decoder.bias"),
+)
 
 
 class Report(NamedTuple):
@@ -248,13 +254,12 @@ def _prefix(source: Source, names: Sequence[Any], base_prefix: str) -> str:
 
 
 def _present(source: Source, name: str) -> str:
-  """`name`, or its older spelling where the file has that: the first BERT checkpoints
-  call the scale and bias of a LayerNorm gamma and beta."""
+  """`name`, or its other spelling where the file has that."""
   if name not in source.tensors:
-    for new, old in (("LayerNorm.weight", "gamma"), ("LayerNorm.bias", "beta")):
-      older = name.removesuffix(new) + "LayerNorm." + old
-      if name.endswith(new) and older in source.tensors:
-        return older
+    for end, other in SPELLINGS:
+      found = name.removesuffix(end) + other
+      if name.endswith(end) and found in source.tensors:
+        return found
   return name
 
 
