@@ -115,7 +115,7 @@ def open_pretrained(path, sha256=None, revision=None, allow_pytorch_bin=False):
   allow_pytorch_bin: read pytorch_model.bin where there are no safetensors.
   Raises JaxsftError for a model_type that no file in jaxsft/families describes.
   """
-  local = _run_export(fetch.resolve_model(str(path), sha256, revision))
+  local = _run_export(fetch.resolve_model(str(path), sha256, revision, allow_pytorch_bin))
   source = weights.open_source(local, allow_pytorch_bin)
   model_type = source.config.get("model_type")
   if model_type not in families.FAMILIES:

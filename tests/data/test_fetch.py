@@ -1,5 +1,6 @@
 """Names of data and models become files: fetched once, compared, unpacked, cached."""
 
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -248,6 +249,28 @@ def test_cache_directory(monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
   monkeypatch.setattr(fetch.sys, "platform", "linux")
   assert fetch.cache_directory() == Path("/xdg/jaxsft")
+
+
+def test_pickles_come_from_the_hub_only_where_allowed_and_needed(tmp_path, monkeypatch):
+  asked, hub = [], ["config.json", "pytorch_model.bin"]
+
+  def snapshot(name, *, allow_patterns, ignore_patterns, **options):
+    asked.append(allow_patterns)
+    for file in hub:
+      if any(fnmatch.fnmatch(file, p) for p in allow_patterns):
+        (tmp_path / file).write_bytes(b"")
+    return str(tmp_path)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+  with pytest.raises(JaxsftError, match=r"only with model\.allow_pytorch_bin=True"):
+    fetch.resolve_model("org/name", None, None)
+  assert not (tmp_path / "pytorch_model.bin").exists()
+  assert fetch.resolve_model("org/name", None, None, pickles=True) == tmp_path
+  assert (tmp_path / "pytorch_model.bin").exists()
+  (tmp_path / "pytorch_model.bin").unlink()
+  hub.append("model.safetensors")
+  fetch.resolve_model("org/name", None, None, pickles=True)
+  assert not (tmp_path / "pytorch_model.bin").exists()  # safetensors are there: no pickle
 
 
 def test_hub_ids(tmp_path, monkeypatch):
