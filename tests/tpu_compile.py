@@ -1,8 +1,8 @@
 """Compiles the real train step for TPU chips on a machine without one; run by test_tpu.py.
 
-  python tests/tpu_compile.py TASK TOPOLOGY DATA FSDP TENSOR DTYPE
+  python tests/tpu_compile.py MODEL TOPOLOGY DATA FSDP TENSOR EXPERT DTYPE
 
-Prints a JSON object: bytes a chip needs, and what the program calls.
+MODEL is one of MODELS. Prints a JSON object: bytes a chip needs, and what the program calls.
 """
 
 import os
@@ -55,13 +55,73 @@ LLAMA = {
   "tie_word_embeddings": True,
   "initializer_range": 0.02,
 }
+DECODER = {
+  "vocab_size": 32000,
+  "hidden_size": 512,
+  "num_hidden_layers": 4,
+  "num_attention_heads": 8,
+  "num_key_value_heads": 4,
+  "head_dim": 128,
+  "intermediate_size": 1024,
+  "max_position_embeddings": 8192,
+  "rms_norm_eps": 1e-6,
+  "hidden_act": "silu",
+  "rope_theta": 1e4,
+  "attention_dropout": 0.0,
+  "tie_word_embeddings": False,
+  "initializer_range": 0.02,
+}
+GEMMA2 = {  # windows in every other layer, softcaps on scores and logits
+  **DECODER,
+  "model_type": "gemma2",
+  "hidden_activation": "gelu_pytorch_tanh",
+  "attention_bias": False,
+  "query_pre_attn_scalar": 128,
+  "sliding_window": 256,
+  "attn_logit_softcapping": 50.0,
+  "final_logit_softcapping": 30.0,
+  "tie_word_embeddings": True,
+}
+MIXTRAL = {
+  **DECODER,
+  "model_type": "mixtral",
+  "num_local_experts": 8,
+  "num_experts_per_tok": 2,
+  "router_aux_loss_coef": 0.02,
+  "router_jitter_noise": 0.0,
+  "sliding_window": None,
+}
+DEBERTA = {  # scores with biases: no kernel for them
+  **BERT,
+  "model_type": "deberta-v2",
+  "type_vocab_size": 0,
+  "relative_attention": True,
+  "position_buckets": 256,
+  "max_relative_positions": -1,
+  "norm_rel_ebd": "layer_norm",
+  "share_att_key": True,
+  "pos_att_type": ["p2c", "c2p"],
+  "position_biased_input": False,
+  "pad_token_id": 0,
+  "pooler_dropout": 0.0,
+  "pooler_hidden_act": "gelu",
+  "pooler_hidden_size": 384,
+}
+MODELS = {  # name -> (task, config.json)
+  "bert": ("classify", BERT),
+  "llama": ("chat", LLAMA),
+  "gemma2": ("chat", GEMMA2),
+  "mixtral": ("chat", MIXTRAL),
+  "deberta-v2": ("classify", DEBERTA),
+}
 
 
-def main(task, topology, data, fsdp, tensor, dtype):
+def main(model, topology, data, fsdp, tensor, expert, dtype):
   found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  sizes = config.Mesh(data=int(data), fsdp=int(fsdp), tensor=int(tensor))
-  mesh = sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=found.devices)
-  family, raw = (families.bert, BERT) if task == "classify" else (families.llama, LLAMA)
+  sizes = (int(data), int(fsdp), int(tensor), 1, int(expert))
+  mesh = sharding.make_mesh(*sizes, devices=found.devices)
+  task, raw = MODELS[model]
+  family = families.FAMILIES[raw["model_type"]]
   kind = "sequence" if task == "classify" else "lm"
   arch = family.architecture(raw)
   head = families.head_of(family, arch, kind, 2)
