@@ -20,6 +20,7 @@ from jaxsft.tuning import select
 
 PARITY = pathlib.Path(families.__file__).with_name("parity.json")
 METHODS = ("all", "head")
+SHOWN = 10  # labels
 REMATS = ("none", "dots", "full")
 FLOAT = 4  # bytes of a trained weight, its gradient, and each of AdamW's two moments
 
@@ -54,10 +55,10 @@ def describe(base, rows, length):
 
 
 def sizes(arch):
-  """{"layers": …} of an architecture: its whole numbers, by their names."""
+  """{"layers": …} of an architecture: its whole numbers but zeros, by their names."""
   found = {}
   for name, value in vars(arch).items():
-    if isinstance(value, int) and not isinstance(value, bool):
+    if value and isinstance(value, int) and not isinstance(value, bool):
       found[name] = value
     elif hasattr(value, "__dataclass_fields__"):
       found |= {f"{name}.{inner}": number for inner, number in sizes(value).items()}
@@ -129,7 +130,9 @@ def main(argv):
 def text(found):
   """The lines of `main` for a dict of `describe`."""
   sizes = ", ".join(f"{name} {value:,}" for name, value in found["sizes"].items())
-  kept, labels = found["kept"], ", ".join(found["labels"])
+  kept, labels = found["kept"], ", ".join(found["labels"][:SHOWN])
+  more = len(found["labels"]) - SHOWN
+  labels += f" and {more} more" if more > 0 else ""
   lines = [
     f"{found['path']}: {found['class']}",
     f"family      {found['family']} ({found['architecture']})",
