@@ -79,6 +79,7 @@ def plain(
     "attention_out_dropout": dropout,
     "mlp_dropout": 0.0,
     "mlp_out_dropout": dropout,
+    "relative_dropout": 0.0,
     "std": std,
   }
 

@@ -62,6 +62,7 @@ def architecture(config):
     else encoder.Project(narrow, bias=False, before_norm=True),
     "spelling": "legacy" if legacy else "",
     "tied": fields["tied"] or not legacy,
+    "relative_dropout": get("hidden_dropout_prob", float),
   }
   if not get("position_biased_input", bool, True):
     fields["position_rows"] = 0
@@ -107,7 +108,6 @@ def _relative(config, fields, terms):
     content_to_position="c2p" in terms,
     position_to_content="p2c" in terms,
     norm=fields["norm"] if "layer_norm" in [part.strip() for part in norm] else None,
-    dropout=families.field(config, "hidden_dropout_prob", float),
   )
 
 

@@ -32,8 +32,6 @@ class Relative:
   """k_j·Q[i-j]."""
   norm: layers.Norm | None
   """On the rows of the table."""
-  dropout: float
-  """On the rows of the table, in every layer anew."""
 
 
 def table(params, arch, dtype):

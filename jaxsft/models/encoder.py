@@ -93,6 +93,9 @@ class EncoderConfig:
   mlp_dropout: float
   """Between the MLP's products."""
   mlp_out_dropout: float
+  """Also after the convolution."""
+  relative_dropout: float
+  """On the rows of the table of relative positions, in every layer anew."""
   std: float
   """Standard deviation of new weights."""
 
@@ -178,7 +181,7 @@ class Layer(nn.Module):
     parts = {"width": arch.width, "heads": arch.heads, "dtype": self.dtype, "std": arch.std}
     parts |= {"backend": self.backend, "name": "attn"}
     if arch.relative is not None:
-      table = layers.dropout(table, arch.relative.dropout, key, 4)
+      table = layers.dropout(table, arch.relative_dropout, key, 4)
       module = disentangled.Attention(relative=arch.relative, **parts)
       return module(x, rule, table, **chance)
     module = attention_layer.Attention(**parts)
