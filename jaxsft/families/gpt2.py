@@ -43,9 +43,10 @@ def architecture(config):
   width, heads, count = get("n_embd", int), get("n_head", int), get("n_layer", int)
   if width % heads:
     raise JaxsftError(f"config.json: n_embd {width} is not a multiple of n_head {heads}")
-  scale = (width // heads) ** -0.5 if get("scale_attn_weights", bool, True) else 1.0
+  scale = None if get("scale_attn_weights", bool, True) else 1.0
   kinds = (decoder.Kind(None, None, None),) * count
   if get("scale_attn_by_inverse_layer_idx", bool, False):
+    scale = (width // heads) ** -0.5 if scale is None else scale
     kinds = tuple(decoder.Kind(None, None, scale / (i + 1)) for i in range(count))
   return decoder.DecoderConfig(
     vocab=get("vocab_size", int),
@@ -57,7 +58,7 @@ def architecture(config):
       width // heads,
       bias=True,
       out_bias=True,
-      scale=scale,
+      scale=None if kinds[0].scale else scale,
       softcap=None,
       norm=None,
       norm_over="head",

@@ -1,4 +1,4 @@
-"""Granite 3 (arXiv:2405.04324): Llama that multiplies token vectors, scores, branches, logits."""
+"""Granite 3 (arXiv:2405.04324): Llama with multipliers on vectors, scores, branches, logits."""
 
 from dataclasses import replace
 
