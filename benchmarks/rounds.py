@@ -30,7 +30,7 @@ def flags(doc, **defaults):
   parser.add_argument("--json", default="", help="file for the settings and all rounds")
   parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for all sides")
   parser.add_argument("--compile_cache", action="store_true", help="keep compiled programs")
-  parser.add_argument("--lock", default="", help="file to lock (flock) while a side runs")
+  parser.add_argument("--lock", default="", help="file to lock (flock) while a round runs")
   for name, default in defaults.items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
   return parser
@@ -61,7 +61,7 @@ def alone(path):
 
 def run_side(script, side, args, settings, python):
   """Result of a side, with "peak_rss" (bytes, whole process) and "wall" (seconds)."""
-  with tempfile.TemporaryDirectory(prefix=f"{side}-") as directory, alone(args.lock):
+  with tempfile.TemporaryDirectory(prefix=f"{side}-") as directory:
     path, out = (pathlib.Path(directory) / name for name in ("settings.json", "out.json"))
     # The benchmark's own folder comes first in sys.path; jaxsft is found beside it.
     root = str(pathlib.Path(script).resolve().parent.parent)
@@ -93,11 +93,12 @@ def alternate(script, sides, args, settings, ours=("jaxsft",)):
   chosen = [name for name in args.sides.split(",") if name] or list(sides)
   found = collections.defaultdict(list)
   for number in range(args.rounds):
-    for side in chosen:
-      python = sys.executable if side.startswith(ours) else args.peers
-      found[side].append(run_side(script, side, args, settings, python))
-      wall = found[side][-1]["wall"]
-      print(f"round {number + 1}/{args.rounds}: {side}, {wall:.0f} s", flush=True)
+    with alone(args.lock):
+      for side in chosen:
+        python = sys.executable if side.startswith(ours) else args.peers
+        found[side].append(run_side(script, side, args, settings, python))
+        wall = found[side][-1]["wall"]
+        print(f"round {number + 1}/{args.rounds}: {side}, {wall:.0f} s", flush=True)
   return dict(found)
 
 
