@@ -45,7 +45,7 @@ def save(model, directory, dtype="float32"):
     "labels": model.context.labels,
     "label_type": model.context.label_type,
     "chat_template": None,
-    "stop_ids": generate.stop_ids(model.base) if model.base.task == "chat" else [],
+    "stop_ids": generate.stop_ids(model.base) if model.network.head.kind == "lm" else [],
   }
   return write(model.base, model.network, model.params, directory, facts, dtype)
 

@@ -138,6 +138,8 @@ def generate(
   _check(network, prompts, limit)
   if network.has_source:
     frame = frame or target.Frame(network.arch.decoder_start)
+    if frame.start is None:
+      raise JaxsftError("found no token that targets begin with: give `generate` a frame")
     if frame.last is not None:
       stop_ids, limit = {*stop_ids, frame.last}, limit - 1
   banned = () if frame is None else frame.banned

@@ -25,6 +25,12 @@ from jaxsft.weights import head_file, safetensors_files
 from jaxsft.weights import params as params_lib
 
 MANIFEST = "jaxsft_export.json"
+FRAME = (  # how a target begins and ends; old checkpoints have it in config.json
+  "decoder_start_token_id",
+  "forced_bos_token_id",
+  "forced_eos_token_id",
+  "bad_words_ids",
+)
 
 
 def write(
@@ -229,8 +235,9 @@ def _generation(
   config: Mapping[str, Any], stops: Sequence[int], given: Mapping[str, Any]
 ) -> dict[str, Any]:
   """generation_config.json: the given sampling settings with the ids of `config`."""
+  framed = {k: config[k] for k in FRAME if config.get(k) is not None}
   ids = {k: config[k] for k in ("bos_token_id", "pad_token_id") if k in config}
-  return dict(given) | ids | {"eos_token_id": list(stops)}
+  return framed | dict(given) | ids | {"eos_token_id": list(stops)}
 
 
 def _compare(

@@ -19,6 +19,8 @@ def architecture(config):
   fields = bart_layout.fields(
     config, positions="learned", embed_norm=True, placement="before", final_norm=True
   )
+  # A target begins with its own last token, whatever generation begins with.
+  fields |= {"decoder_start": None, "frozen_token": None}
   return encoder_decoder.EncoderDecoderConfig(**fields)
 
 
@@ -30,5 +32,12 @@ def names(arch, head):
 def export_config(config, arch, head, labels, dtype="float32"):
   """See bart_layout.export_config."""
   return bart_layout.export_config(
-    config, arch, head, labels, dtype, CLASSES, model_type="mbart"
+    config,
+    arch,
+    head,
+    labels,
+    dtype,
+    CLASSES,
+    model_type="mbart",
+    decoder_start_token_id=config.get("decoder_start_token_id"),
   )

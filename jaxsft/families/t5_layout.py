@@ -170,9 +170,9 @@ def head_names(head, own):
   """Names of the heads that T5 and BART call alike; our own where there is no class."""
   if head.kind == "none":
     return []
-  found = {"sequence": [("classification_head.dense", "dense")], "span": [], "token": []}
   last = {"sequence": "classification_head.out_proj", "span": "qa_outputs", "token": "head"}
-  modules = [*found[head.kind], (last[head.kind], "head")]
+  modules = [("classification_head.dense", "dense")] if head.dense else []
+  modules.append((last[head.kind], "head"))
   if head.kind not in own:
     modules = [(path, path) for _, path in modules]
   return [

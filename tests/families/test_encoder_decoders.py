@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import tempfile
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import families, generate, target
+from jaxsft import families, generate, models, target
 from tests.families import encoder_decoder_configs as configs
 from tests.families import record, torch_encoder_decoders
 
@@ -41,12 +42,6 @@ def directory(case):
 kept = []  # directories, until the tests end
 
 
-def rows_of(network):
-  arch = network.arch
-  start = FIRST if arch.decoder_start is None else arch.decoder_start
-  return torch_encoder_decoders.batch(arch.vocab, arch.source_vocab or arch.vocab, start)
-
-
 FIRST = torch_encoder_decoders.FIRST
 
 
@@ -62,7 +57,7 @@ def ours(case):
   """(network, params, rows, hidden, logits, gradients) of the language model."""
   with jax.default_matmul_precision("highest"):
     network, params = torch_encoder_decoders.read(directory(case), module_of(case))
-    rows = rows_of(network)
+    rows = torch_encoder_decoders.rows(network.arch)
 
     def loss(params):
       hidden = network.hidden(params, rows)
@@ -138,7 +133,7 @@ def test_greedy_generation_is_that_of_torch(oracle, case):
   """Token by token, from the cache; also between a forced first, a forced last token and
   words that are never chosen."""
   model, network, params = torch_encoder_decoders.opened(directory(case), module_of(case))
-  start, stop = network.arch.decoder_start, model.config.eos_token_id
+  start, stop = model.config.decoder_start_token_id, model.config.eos_token_id
   # Without a penalty a random model says one word.
   plain = {"decoder_start_token_id": start, "eos_token_id": stop, "repetition_penalty": 3.0}
   model.generation_config.update(**plain, forced_eos_token_id=None)
@@ -157,3 +152,40 @@ def test_greedy_generation_is_that_of_torch(oracle, case):
     assert generate.generate(network, params, SOURCES, frame=frame, **settings) == expected
     seen |= {token for row in expected for token in row} - {7}
   assert len(seen) > 8
+
+
+@pytest.mark.parametrize("kind", ["sequence", "token", "span"])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "marian-separate"])
+def test_heads_are_those_of_torch(oracle, case, kind, tmp_path):
+  """Those of the family's own class; where there is none they come back from their file."""
+  torch, module = oracle, module_of(case)
+  if kind not in module.CLASSES:
+    arch = module.architecture(json.loads(configs.config_of(case).to_json_string()))
+    network = models.Network(arch, families.head_of(module, arch, kind, 3))
+    params = network.init(jax.random.key(0))
+    torch_encoder_decoders.write(tmp_path, case, network, params)
+    again = torch_encoder_decoders.read(tmp_path, module, kind)[1]
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    return
+  torch_encoder_decoders.saved(torch, case, tmp_path / "theirs", kind)
+  model, network, params = torch_encoder_decoders.opened(tmp_path / "theirs", module, kind)
+  rng, segments = np.random.default_rng(0), (np.arange(9) < [[9], [6]]).astype(np.int32)
+  ids = rng.integers(FIRST, network.arch.vocab, (2, 9)).astype(np.int32)
+  ids[0, 8] = ids[1, 5] = model.config.eos_token_id
+  ids = np.where(segments, ids, model.config.pad_token_id)
+  found = np.asarray(jax.jit(network.logits)(params, {"inputs": ids, "segments": segments}))
+
+  def theirs(model):
+    with torch.no_grad():
+      out = model(torch.tensor(ids).long(), attention_mask=torch.tensor(segments).long())
+    if kind == "sequence":
+      return out.logits[:, None].numpy()
+    return torch.stack([out.start_logits, out.end_logits], -1).numpy()
+
+  expected = theirs(model)
+  real = np.s_[:] if kind == "sequence" else segments == 1
+  np.testing.assert_allclose(found[real], expected[real], atol=1e-4)
+  assert np.abs(expected).max() > 0.05
+  torch_encoder_decoders.write(tmp_path, case, network, params)
+  again, *_ = torch_encoder_decoders.opened(tmp_path, module, kind)
+  np.testing.assert_array_equal(theirs(again), expected)

@@ -50,11 +50,11 @@ def opened(directory, module, kind="lm"):
   return model.eval(), network, params
 
 
-def read(directory, module, kind="lm", classes=3):
+def read(directory, module, kind="lm"):
   """(network, params) of a directory."""
   source = weights.open_source(pathlib.Path(directory))
   arch = module.architecture(source.config)
-  head = families.head_of(module, arch, kind, classes)
+  head = families.head_of(module, arch, kind, 3)
   network = models.Network(arch, head)
   params, report = weights.load(
     source,
@@ -94,9 +94,14 @@ def gradients(torch, model, module):
     return read(directory, module)[1]
 
 
-@functools.cache
-def batch(vocab, source_vocab, start):
+def rows(arch):
   """Rows [4,T] and sources [4,S]: whole, padded right, padded left, two examples packed."""
+  start = FIRST if arch.decoder_start is None else arch.decoder_start
+  return _rows(arch.vocab, arch.source_vocab or arch.vocab, start)
+
+
+@functools.cache
+def _rows(vocab, source_vocab, start):
   rng = np.random.default_rng(0)
   found = {}
   for name, length, limit, right, left, cut in (

@@ -1,0 +1,92 @@
+"""A real Flan-T5 against torch, needs env JAXSFT_CHECKPOINTS: a directory with
+flan-t5-small-titler, as `test_real_checkpoints` has it."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsft import export, generate, pretrained
+from tests.families import record
+
+pytestmark = pytest.mark.full
+SENTENCE = "translate English to German: The house is wonderful."
+TEXTS = (
+  SENTENCE,
+  "summarize: The history of computing is longer than the history of computing hardware and "
+  "modern computing technology. It includes methods intended for pen and paper or for chalk "
+  "and slate, with or without the aid of tables. " * 5,
+)
+
+
+@pytest.fixture(scope="module")
+def directory():
+  if "JAXSFT_CHECKPOINTS" not in os.environ:
+    pytest.skip("needs JAXSFT_CHECKPOINTS")
+  return pathlib.Path(os.environ["JAXSFT_CHECKPOINTS"]) / "flan-t5-small-titler"
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+  return pretrained.load(directory)
+
+
+def torch_model(directory):
+  import transformers
+
+  return transformers.T5ForConditionalGeneration.from_pretrained(
+    directory, attn_implementation="eager", dtype="float32"
+  ).eval()
+
+
+def batch(tokenizer, target):
+  """Sources of very different lengths, padded to the right, and one target for both."""
+  rows = [tokenizer(text)["input_ids"] for text in TEXTS]
+  S = max(map(len, rows))
+  source = np.array([row + [0] * (S - len(row)) for row in rows], np.int32)
+  segments = (np.arange(S) < np.array([[len(row)] for row in rows])).astype(np.int32)
+  inputs = np.array([[0, *target[:-1]]] * len(rows), np.int32)
+  return {"source": source, "source_segments": segments, "inputs": inputs}
+
+
+def logits(torch, theirs, given):
+  with torch.no_grad():
+    return theirs(
+      torch.tensor(given["source"]).long(),
+      attention_mask=torch.tensor(given["source_segments"]).long(),
+      decoder_input_ids=torch.tensor(given["inputs"]).long(),
+    ).logits.numpy()
+
+
+def test_logits_and_an_export(oracle, directory, model, tmp_path):
+  target = model.tokenizer("Das Haus ist wunderbar, und die Geschichte ist lang.")["input_ids"]
+  given = batch(model.tokenizer, target)
+  with jax.default_matmul_precision("highest"):
+    ours = np.asarray(jax.jit(model.network.logits)(model.params, given))
+  expected = logits(oracle, torch_model(directory), given)
+  difference = float(np.abs(ours - expected).max())
+  print(f"flan-t5-small: {difference:.1e} of {np.abs(expected).max():.0f}")
+  record.parity("t5", "flan-t5-small", logits=difference)
+  assert difference < 1e-4
+  export.save(model, tmp_path / "export")
+  config = json.loads((tmp_path / "export/config.json").read_text())
+  assert config["tie_word_embeddings"] is False
+  again = logits(oracle, torch_model(tmp_path / "export"), given)
+  np.testing.assert_array_equal(again, expected)
+
+
+def test_text(oracle, directory, model):
+  assert model.generate(SENTENCE) == "Das Haus ist wunderbar."
+  theirs = torch_model(directory)
+  sources = [generate.encode_source(text, model.tokenizer) for text in TEXTS]
+  for source in sources:
+    expected = theirs.generate(
+      oracle.tensor([source]), max_new_tokens=40, do_sample=False, num_beams=1
+    )[0].tolist()
+    (found,) = generate.generate(
+      model.network, model.params, [source], max_new_tokens=40, stop_ids=[1]
+    )
+    assert found == [token for token in expected[1:] if token != 1]
