@@ -175,10 +175,14 @@ def export_config(config, arch, head, labels, dtype="float32"):
 
   config: the one it was loaded with. labels: names in id order, () for a regression.
   """
+  legacy = arch.spelling == "legacy"
   known = {
     "classes": CLASSES,
     "model_type": "deberta-v2",
-    "legacy": arch.spelling == "legacy",
+    "legacy": legacy,
+    # The newer head multiplies by the token table without it; told to tie, transformers 4
+    # would put the table in the place of the head's dense layer.
+    "tie_word_embeddings": arch.tied and legacy,
     "position_biased_input": arch.position_rows > 0,
     "pooler_hidden_size": arch.width,
     "pooler_hidden_act": config.get("pooler_hidden_act", "gelu"),

@@ -5,6 +5,7 @@ are projections of a table with a row for each bucket of distances.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -89,19 +90,20 @@ class Attention(nn.Module):
     split = lambda y: y.reshape(*y.shape[:-1], heads.count, heads.dim)
     to_q, to_k = project("q"), project("k")
     q, k, v = split(to_q(x)), split(to_k(x)), split(project("v")(x))
+    dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
     ahead = np.arange(1 - x.shape[1], x.shape[1])
     bias = None
     if relative.content_to_position:
       keys = split((to_k if relative.shared else project("pos_k"))(table))
-      scores = jnp.einsum("btnh,rnh->bntr", q, keys[rows_of(relative, -ahead)])
+      scores = dot("btnh,rnh->bntr", q, keys[rows_of(relative, -ahead)])
       bias = _by_distance(scores)
     if relative.position_to_content:
       queries = split((to_q if relative.shared else project("pos_q"))(table))
-      scores = jnp.einsum("bsnh,rnh->bnsr", k, queries[rows_of(relative, ahead)])
+      scores = dot("bsnh,rnh->bnsr", k, queries[rows_of(relative, ahead)])
       scores = _by_distance(scores).swapaxes(2, 3)
       bias = scores if bias is None else bias + scores
     if bias is not None:
-      bias = bias.astype(jnp.float32) * heads.scale
+      bias = bias * np.float32(heads.scale)
     y = attention.attend(
       q, k, v, rule, scale=heads.scale, bias=bias, backend=self.backend, rate=rate, seed=seed
     )

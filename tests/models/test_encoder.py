@@ -129,13 +129,20 @@ def _straight(layer, params, x, rest):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bfloat16_is_close(case):
+def test_bfloat16_is_close_and_trains_float32(case):
   net, params = network(case)
   half = dataclasses.replace(net, dtype="bfloat16")
   batch = tiny.packed(tiny.rows(61, (7, 5)))
-  exact, near = (quickly(n.logits, params, batch) for n in (net, half))
+
+  def read(params, net):
+    logits = net.logits(params, batch)
+    return jnp.sum(logits), logits
+
+  exact = quickly(lambda p: net.logits(p, batch), params)
+  grads, near = quickly(lambda p: jax.grad(read, has_aux=True)(p, half), params)
   assert near.dtype == jnp.float32
   assert 1e-6 < np.abs(exact - near).max() < 0.1 * np.abs(exact).max()
+  assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("case", CASES)
