@@ -200,6 +200,8 @@ def _check(network, prompts, limit):
         f"prompt {i} has {len(prompt)} tokens, with max_new_tokens={limit} that is more "
         f"than the model's {arch.max_positions} positions; shorten it or ask for fewer"
       )
+    if not network.has_source:
+      decoder.check_growth(arch, len(prompt), limit)
 
 
 def bucket(n):
@@ -253,7 +255,9 @@ def _prompts(network, params, prompts, numbers, parts, limit):
   """(state with one new token in each row, lengths of what is not new, 1)."""
   lengths = [len(prompt) for prompt in prompts]
   inputs, segments = _padded(prompts, READ)
-  numbers["seeds"] = np.pad(numbers["seeds"], (0, len(inputs) - len(prompts)))
+  spare = (0, len(inputs) - len(prompts))
+  numbers["seeds"] = np.pad(numbers["seeds"], spare)
+  numbers["prompts"] = np.pad(np.array(lengths, np.int32), spare)
   state, how = None, {"parts": parts, "room": bucket(max(lengths) + limit)}
   for at in range(0, inputs.shape[1], READ):
     piece = np.s_[:, at : at + READ]

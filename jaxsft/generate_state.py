@@ -18,7 +18,7 @@ from jaxsft import sampling
 def read(network, params, state, inputs, segments, numbers, *, parts, room, last):
   """The state after one more piece of the prompts [B,T]; after the last, a token each."""
   if state is None:
-    cache = network.empty_cache(params, inputs.shape[0], room)
+    cache = network.empty_cache(params, inputs.shape[0], room, numbers["prompts"])
     state = _empty(network, cache, parts)
   x, cache = network.decode(params, inputs, state["cache"], segments=segments)
   some = jnp.sum(segments, 1)

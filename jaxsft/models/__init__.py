@@ -144,9 +144,9 @@ class Network:
     bias = jax.lax.stop_gradient(bias) if self.head.logits_bias else bias
     return x, table, bias, self.arch.softcap
 
-  def empty_cache(self, params, rows, length):
+  def empty_cache(self, params, rows, length, prompts=None):
     """See decoder.empty_cache."""
-    return self.module.empty_cache(self, params, rows, length)
+    return self.module.empty_cache(self, params, rows, length, prompts)
 
   def prefill(self, params, batch, length):
     """See encoder_decoder.prefill."""

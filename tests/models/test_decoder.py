@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsft import families, generate, models
+from jaxsft.errors import JaxsftError
 from jaxsft.models import decoder
+from tests.families import decoder_configs
 from tests.models import tiny
 
 
@@ -96,3 +99,53 @@ def test_the_future_is_not_seen():
   )
   np.testing.assert_array_equal(before[:, :12], after[:, :12])
   assert (before[:, 12:] != after[:, 12:]).any(-1).all()
+
+
+def longrope():
+  """A network whose short factors are for texts of at most 12 tokens."""
+  module, config = families.FAMILIES["phi3"], decoder_configs.SIZES
+  config = {**config, **decoder_configs.CONFIGS["phi3"][1], "model_type": "phi3"}
+  arch = module.architecture({**config, "resid_pdrop": 0.0})
+  network = models.Network(arch, families.head_of(module, arch, "lm"))
+  return network, network.init(jax.random.key(0))
+
+
+def test_longrope_reads_a_long_prompt_in_pieces():
+  network, params = longrope()
+  (row,) = tiny.rows(61, (16,))
+  full = np.asarray(network.hidden(params, {"inputs": row[None]}))
+  cache = network.empty_cache(params, 1, 16, jnp.array([14]))
+  step, found = jax.jit(network.decode), []
+  for piece in (row[:7], row[7:14], row[14:15], row[15:]):
+    hidden, cache = step(params, piece[None], cache)
+    found.append(np.asarray(hidden)[0])
+  np.testing.assert_allclose(np.concatenate(found), full[0], atol=1e-5)
+
+
+def test_longrope_is_never_of_two_kinds_in_one_cache():
+  """A short text stays right as long as it is short, and is not a number after that."""
+  network, params = longrope()
+  (row,) = tiny.rows(61, (14,))
+  full = np.asarray(network.hidden(params, {"inputs": row[None, :12]}))
+  hidden, cache = network.decode(params, row[None, :11], network.empty_cache(params, 1, 14))
+  np.testing.assert_allclose(hidden, full[:, :11], atol=1e-5)
+  hidden, cache = network.decode(params, row[None, 11:12], cache)
+  np.testing.assert_allclose(hidden, full[:, 11:], atol=1e-5)
+  hidden, _ = network.decode(params, row[None, 12:13], cache)
+  assert np.isnan(hidden).all()
+
+
+def test_longrope_generates_what_the_full_forward_does(monkeypatch):
+  network, params = longrope()
+  monkeypatch.setattr(generate, "READ", 16)
+  prompts = [list(map(int, row)) for row in tiny.rows(61, (20, 4, 13))]
+  found = generate.generate(network, params, prompts, stop_ids=(), max_new_tokens=6)
+  run = jax.jit(network.logits)
+  for prompt, new in zip(prompts, found, strict=True):
+    for i, token in enumerate(new):
+      text = np.zeros((1, 32), np.int32)
+      text[0, : len(prompt) + i] = [*prompt, *new[:i]]
+      logits = run(params, {"inputs": text, "segments": (text > 0).astype(np.int32)})
+      assert int(np.argmax(logits[0, len(prompt) + i - 1])) == token
+  with pytest.raises(JaxsftError, match="at most 2 new tokens"):
+    generate.generate(network, params, [[1] * 10], stop_ids=(), max_new_tokens=6)
