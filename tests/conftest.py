@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Compilers hurry, here and in subprocesses: most tests look at values alone. See `optimised`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Writing thousands of programs to the cache from one process has crashed XLA:CPU (0.10.2).
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 flags = os.environ.get("XLA_FLAGS", "")
@@ -14,7 +16,17 @@ os.environ.setdefault("NPROC", "64")  # see start.mesh_of
 
 import importlib
 
+import jax
 import pytest
+
+
+# Files of more than half a minute come first: a long one at the end would keep one process busy
+# while the other has nothing left.
+LONG = ("contract/", "test_tpu", "models/", "families/", "test_generate", "test_bad_inputs")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
 
 
 def required(name, switch):
@@ -25,6 +37,15 @@ def required(name, switch):
     if os.environ.get(switch) == "1":
       pytest.fail(f"{name} is missing although {switch}=1")
     pytest.skip(f"needs {name}: pip install -e '.[oracle]'")
+
+
+@pytest.fixture
+def optimised(monkeypatch):
+  """The compiler as users have it, in this process and in those that it starts."""
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

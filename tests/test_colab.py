@@ -20,7 +20,7 @@ SENTENCES = ["a good film", "a bad film", "very dull"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
-def test_quickstart_notebook(tmp_path, monkeypatch):
+def test_quickstart_notebook(optimised, tmp_path, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path / "cache"))
   monkeypatch.setenv("MPLBACKEND", "agg")

@@ -1,27 +1,23 @@
-"""What the promises are tested on: tiny files made once, and compilers told to hurry."""
+"""What the promises are tested on: tiny files made once, programs kept for subprocesses."""
 
-import jax
 import pytest
 
 from tests import tiny
 
 
 @pytest.fixture(scope="package", autouse=True)
-def quick_compilations(tmp_path_factory):
-  """No optimisation passes; what a subprocess compiled, the next one reads back."""
+def kept_programs(tmp_path_factory):
+  """What a subprocess compiled, the next one reads back."""
   directory = tmp_path_factory.mktemp("cache")
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("JAXSFT_CACHE", str(directory))
     patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")  # read when jax is imported
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
-    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    jax.config.update("jax_disable_most_optimizations", True)
     yield directory
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="package")
-def files(tmp_path_factory, quick_compilations):
+def files(tmp_path_factory, kept_programs):
   """(checkpoint, rows) of a pair of tiny.PAIRS, made when first asked for."""
   root = tmp_path_factory.mktemp("tiny")
 

@@ -7,6 +7,7 @@ another, the lists side by side. `kill` is "PLACE:N": SIGKILL at the N-th time t
 "term": SIGTERM after update N). The exit status of a killed run is -9.
 """
 
+import gc
 import json
 import os
 import signal
@@ -80,6 +81,8 @@ def run(job):
       import traceback
 
       traceback.print_exc()
+    if jax.distributed.is_initialized():
+      jax.distributed.shutdown()  # os._exit leaves out what waits for the other processes
   finally:
     sys.stdout.flush()
     sys.stderr.flush()
@@ -94,10 +97,11 @@ def main(path):
   import orbax.checkpoint  # noqa: F401
   import sklearn.metrics  # noqa: F401
   import tensorflow  # noqa: F401
-  import transformers  # noqa: F401
+  from transformers import AutoTokenizer  # noqa: F401  (brings torch, where there is one)
 
   from jaxsft import train  # noqa: F401
 
+  gc.freeze()  # or a collection in a fork would copy all of it
   done, running = {}, {}
   chains = [list(chain) for chain in chains]
   waiting = list(chains)

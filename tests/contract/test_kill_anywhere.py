@@ -77,13 +77,13 @@ class Chains:
     self.chains, self.places = [], {}
 
   def add(self, *jobs):
-    """jobs: (name, config, directory) and maybe devices and where to kill it."""
+    """jobs: (name, config, directory) and maybe devices, where to kill it, and flags."""
     chain = []
     for name, config, directory, *rest in jobs:
-      devices, kill = [*rest, *(1, None)[len(rest) :]]
+      devices, kill, flags = [*rest, *(1, None, ())[len(rest) :]]
       out = self.root / f"{name}.txt"
       self.places[name] = (self.root / directory, out)
-      argv = [f"--config={self.configs[config]}", f"--workdir={self.root / directory}"]
+      argv = [f"--config={self.configs[config]}", f"--workdir={self.root / directory}", *flags]
       given = {"name": name, "argv": argv, "devices": devices, "kill": kill, "out": str(out)}
       chain.append(given)
     self.chains.append(chain)

@@ -1,11 +1,7 @@
 """Two processes of four devices each do what one of eight does."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,39 +9,24 @@ from safetensors import numpy as safetensors
 
 from jaxsft import train
 from tests import tiny
-from tests.contract.test_kill_anywhere import write_config
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.contract.test_kill_anywhere import Chains, write_config
 
 
-def processes(config_file, workdir, tmp_path):
-  """Exit codes and output of the two processes of one run."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  flags = "--xla_force_host_platform_device_count=4"
-  started = []
+def two_processes(config_file, root, times):
+  """The runs of two processes of one job, done `times` times: [(exit codes, outputs)]."""
+  chains, addresses = Chains(root, {"two": config_file}), []
+  for _ in range(times):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      addresses.append(f"localhost:{free.getsockname()[1]}")
   for index in range(2):
-    command = [
-      *(sys.executable, "-m", "jaxsft.train", f"--config={config_file}"),
-      *(f"--workdir={workdir}", f"--multihost=localhost:{port},{index},2"),
-    ]
-    with open(tmp_path / f"process{index}.txt", "w") as out:
-      started.append(
-        subprocess.Popen(
-          command,
-          cwd=ROOT,
-          env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-          stdout=out,
-          stderr=out,
-        )
-      )
-  try:
-    codes = [process.wait(timeout=300) for process in started]
-  finally:
-    for process in started:
-      process.kill()
-  return codes, [(tmp_path / f"process{i}.txt").read_text() for i in range(2)]
+    flags = [(f"--multihost={address},{index},2",) for address in addresses]
+    chains.add(
+      *((f"{time} {index}", "two", "two", 4, None, flags[time]) for time in range(times))
+    )
+  done = chains.run()
+  found = [[done[f"{time} {index}"] for index in range(2)] for time in range(times)]
+  return [([status for status, *_ in pair], [text for *_, text in pair]) for pair in found]
 
 
 @pytest.mark.parametrize("pair", [("llama", "chat")], ids=str)
@@ -61,7 +42,7 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
     mesh__tensor=2,
   )
   file = write_config(tmp_path / "config.py", config)
-  codes, said = processes(file, tmp_path / "two", tmp_path)
+  (codes, said), (again, said_again) = two_processes(file, tmp_path, 2)
   assert codes == [0, 0], "\n".join(said)
   one = train.finetune(config, tmp_path / "one")
   two = json.loads((tmp_path / "two" / "result.json").read_text())
@@ -85,5 +66,4 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
     np.testing.assert_allclose(b[name], a[name], atol=1e-3, err_msg=name)
   assert "update 5/5" in said[0] and "update" not in said[1]  # one of them speaks
   # Both go on from what they saved together: nothing is left to do.
-  codes, said = processes(file, tmp_path / "two", tmp_path)
-  assert codes == [0, 0] and "going on after update 5" in said[0], "\n".join(said)
+  assert again == [0, 0] and "going on after update 5" in said_again[0], "\n".join(said_again)

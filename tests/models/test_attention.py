@@ -48,7 +48,7 @@ def rule(causal, window):
 def test_xla_is_plain_attention_with_gradients(causal, window):
   def run(f):
     loss = lambda *x: jnp.sum(jnp.sin(f(*x)))
-    return jax.value_and_grad(loss, (0, 1, 2))(*qkv())
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*qkv())
 
   value, grads = run(lambda *x: attention.attend(*x, rule(causal, window), backend="xla"))
   expected, theirs = run(lambda *x: dense(*x, causal, window))

@@ -1,5 +1,7 @@
 """What must hold for every architecture: packing, isolation, dropout, types, compiles."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,12 @@ FAMILIES = ["bert", "llama"]
 def highest():
   with jax.default_matmul_precision("highest"):
     yield
+
+
+@partial(jax.jit, static_argnums=0)
+def jitted(network, *args):
+  """`network.logits`, compiled."""
+  return network.logits(*args)
 
 
 def separate(examples):
@@ -87,7 +95,7 @@ def test_dropout_needs_a_key_and_follows_it(family):
   changes = {"attention_dropout": 0.2} if family == "llama" else {}
   network, params = tiny.network(family, "sequence", changes=changes)
   batch = tiny.packed(tiny.rows(61, (7, 5)))
-  run = lambda key=None, net=network: np.asarray(net.logits(params, batch, key))
+  run = lambda key=None, net=network: np.asarray(jitted(net, params, batch, key))
   np.testing.assert_array_equal(run(), run())
   one, two = run(jax.random.key(1)), run(jax.random.key(2))
   np.testing.assert_array_equal(one, run(jax.random.key(1)))
@@ -106,8 +114,8 @@ def test_every_dropout_rate_of_the_config_is_used(family):
   for name in names:
     changes = {**dict.fromkeys(names, 0.0), name: 0.5}
     network, params = tiny.network(family, "sequence", changes=changes)
-    plain = network.logits(params, batch)
-    assert (plain != network.logits(params, batch, jax.random.key(0))).any(), name
+    plain = jitted(network, params, batch)
+    assert (plain != jitted(network, params, batch, jax.random.key(0))).any(), name
 
 
 @pytest.mark.parametrize("settings", [{}, {"unroll": 3}, {"remat": "full"}])
@@ -137,7 +145,7 @@ def test_the_last_layer_is_the_same_where_it_is_read(family, settings):
     np.testing.assert_allclose(straight, y, atol=1e-5)
 
 
-def test_what_nobody_reads_is_not_computed():
+def test_what_nobody_reads_is_not_computed(optimised):
   """The last layer's products over all tokens are gone: those of q, o, up and down."""
   network, params = tiny.network("bert", "sequence", changes={"num_hidden_layers": 1})
   batch = tiny.packed(tiny.rows(61, (40, 24)))
@@ -152,7 +160,7 @@ def test_what_nobody_reads_is_not_computed():
   assert every - some > 0.9 * 2 * kernels * (batch["inputs"].size - 2)
 
 
-def test_a_loop_over_layers_copies_no_stack():
+def test_a_loop_over_layers_copies_no_stack(optimised):
   """Leaving out the last layer would hand the loop a copy of all others."""
   network, params = tiny.network("bert", "sequence", changes={"hidden_size": 192})
   batch = tiny.packed(tiny.rows(61, (4,)))
@@ -178,11 +186,12 @@ def test_bfloat16_is_close_and_the_logits_stay_float32(family):
   network, params = tiny.network(family, "sequence")
   half, _ = tiny.network(family, "sequence", dtype="bfloat16")
   batch = tiny.packed(tiny.rows(61, (7, 5)))
-  exact, near = network.logits(params, batch), half.logits(params, batch)
-  assert half.hidden(params, batch).dtype == jnp.bfloat16 and near.dtype == jnp.float32
+  exact, near = (jax.jit(net.logits)(params, batch) for net in (network, half))
+  hidden = jax.eval_shape(half.hidden, params, batch)
+  assert hidden.dtype == jnp.bfloat16 and near.dtype == jnp.float32
   scale = np.abs(exact).max()
   assert 1e-6 < np.abs(exact - near).max() < 0.1 * scale
-  grads = jax.grad(lambda p: jnp.sum(half.logits(p, batch)))(params)
+  grads = jax.eval_shape(jax.grad(lambda p: jnp.sum(half.logits(p, batch))), params)
   assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
