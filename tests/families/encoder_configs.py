@@ -17,12 +17,12 @@ PLAIN = {
 }
 ROBERTA = {
   **PLAIN,
-  "max_position_embeddings": 51,
+  "max_position_embeddings": 50,
   "type_vocab_size": 1,
-  "pad_token_id": 2,
-  "classifier_dropout": 0.3,
+  "pad_token_id": 1,
+  "classifier_dropout": 0.05,
   "bos_token_id": 0,
-  "eos_token_id": 1,
+  "eos_token_id": 2,
 }
 DEBERTA = {
   **PLAIN,

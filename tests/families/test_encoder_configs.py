@@ -204,3 +204,51 @@ def test_an_untied_decoder_is_a_leaf_of_its_own():
   assert tensors["cls.predictions.decoder.weight"].shape == (61, 24)
   params, report = load(module, net, config, tensors)
   assert not report.new and params["lm_head"]["kernel"].shape == (61, 24)
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "rates"),
+  [  # (dropout before the dense layer, before the projection) of each head
+    (
+      "google-bert/bert-base-uncased",
+      {},
+      {"sequence": (0, 0.1), "token": (0, 0.1), "span": (0, 0)},
+    ),
+    (
+      "google-bert/bert-base-uncased",
+      {"classifier_dropout": 0.0},
+      {"sequence": (0, 0), "token": (0, 0)},
+    ),
+    (
+      "FacebookAI/roberta-base",
+      {"classifier_dropout": 0.3},
+      {"sequence": (0.3, 0.3), "token": (0, 0.3), "span": (0, 0), "masked_lm": (0, 0)},
+    ),
+    (
+      "distilbert/distilbert-base-uncased",
+      {"dropout": 0.3, "qa_dropout": 0.4},
+      {"sequence": (0, 0.2), "token": (0, 0.3), "span": (0, 0.4)},
+    ),
+    ("google/electra-small-discriminator", {}, {"sequence": (0.1, 0.1), "token": (0, 0.1)}),
+    (
+      "albert/albert-base-v2",
+      {"classifier_dropout_prob": 0.3},
+      {"sequence": (0, 0.3), "token": (0, 0.3), "span": (0, 0)},
+    ),
+    (
+      "answerdotai/ModernBERT-base",
+      {"classifier_dropout": 0.3},
+      {"sequence": (0, 0.3), "token": (0, 0.3), "span": (0, 0.3), "masked_lm": (0, 0)},
+    ),
+    (
+      "microsoft/deberta-v2-xlarge",
+      {"pooler_dropout": 0.3, "cls_dropout": 0.4},
+      {"sequence": (0.3, 0.4), "token": (0, 0.1), "span": (0, 0)},
+    ),
+    ("microsoft/deberta-v3-base", {}, {"sequence": (0, 0.1)}),
+  ],
+)
+def test_heads_drop_as_torch_does(name, change, rates):
+  for kind, expected in rates.items():
+    head = network({**PUBLISHED[name], **change}, kind)[1].head
+    assert (head.dropout_in, head.dropout) == expected, kind
