@@ -177,9 +177,10 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
     shardings=shardings,
   )
   new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
-  if new and network.head.kind in ("lm", "masked_lm"):
+  lost = [path for path in new if not (network.head.logits_bias and path == "lm_head/bias")]
+  if lost and network.head.kind in ("lm", "masked_lm"):  # a constant is 0 where it is absent
     raise JaxsftError(
-      f"{base.path}: has no tensor for {', '.join(new)}, which its language model's head "
+      f"{base.path}: has no tensor for {', '.join(lost)}, which its language model's head "
       "has by config.json; expected it in the file: such a head is never drawn at random"
     )
   if new:
@@ -189,7 +190,7 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
       out = {path: weights.params.flatten(shardings)[path] for path in new}
     drawn = jax.jit(draw, out_shardings=out)(jax.random.key(seed))
     params = _merge(params, _nest(drawn))
-  return params, new
+  return params, tuple(lost)
 
 
 def _nest(flat):

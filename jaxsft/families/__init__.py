@@ -1,7 +1,8 @@
 """What a model family calls things: config.json -> our architecture, and tensor names.
 
 A family is a module with architecture, names, head_fields, export_config, CLASSES,
-BASE_PREFIX (and PREFIXES where a class has another), IGNORED and TIED. It holds no layers.
+BASE_PREFIX (and PREFIXES where a class has another), IGNORED and TIED, and `computed` where
+an export has tensors that are no parameters. It holds no layers.
 """
 
 import re
@@ -167,6 +168,7 @@ def with_labels(config, head, labels):
 
 from jaxsft.families import (  # noqa: E402  the families use what is above
   albert,
+  bart,
   bert,
   camembert,
   deberta_v2,
@@ -180,17 +182,23 @@ from jaxsft.families import (  # noqa: E402  the families use what is above
   gpt_neox,
   granite,
   llama,
+  marian,
+  mbart,
   mistral,
   mixtral,
   modernbert,
+  mt5,
   olmo2,
   opt,
+  pegasus,
   phi3,
   qwen2,
   qwen3,
   qwen3_moe,
   roberta,
   smollm3,
+  t5,
+  umt5,
   xlm_roberta,
 )
 
@@ -225,7 +233,11 @@ DECODERS = {
   "smollm3": smollm3,
 }
 ENCODER_DECODERS = {
+  "bart": bart,
+  "marian": marian,
+  "mbart": mbart,
   "mt5": mt5,
+  "pegasus": pegasus,
   "t5": t5,
   "umt5": umt5,
 }

@@ -16,8 +16,8 @@ IGNORED = (
 COMPUTED = (r"^(model\.)?(encoder|decoder)\.embed_positions\.weight$",)  # sinusoids
 TIED = (
   ("lm_head.weight", "shared.weight"),
-  ("model.encoder.embed_tokens.weight", "shared.weight"),
-  ("model.decoder.embed_tokens.weight", "shared.weight"),
+  ("model.encoder.embed_tokens.weight", "shared.weight", True),
+  ("model.decoder.embed_tokens.weight", "shared.weight", True),
 )
 KNOWN = {
   "attention_dropout",
@@ -50,6 +50,7 @@ def fields(config, *, positions, embed_norm, placement, final_norm):
     ("normalize_embedding", embed_norm),
     ("add_final_layer_norm", final_norm),
     ("static_position_embeddings", positions == "sinusoid"),
+    ("num_hidden_layers", config.get("encoder_layers")),  # another name of the same
     ("is_decoder", False),
     ("encoder_layerdrop", 0.0),
     ("decoder_layerdrop", 0.0),

@@ -16,8 +16,8 @@ IGNORED = (
 )
 TIED = (
   ("lm_head.weight", "shared.weight"),
-  ("encoder.embed_tokens.weight", "shared.weight"),
-  ("decoder.embed_tokens.weight", "shared.weight"),
+  ("encoder.embed_tokens.weight", "shared.weight", True),
+  ("decoder.embed_tokens.weight", "shared.weight", True),
 )
 KNOWN = {
   "relative_attention_num_buckets",

@@ -27,6 +27,8 @@ SPELLINGS = (  # end of a name, and what some files have instead
   ("LayerNorm.bias", "LayerNorm.beta"),
   ("predictions.bias", "predictions.decoder.bias"),  # one bias that has two names in torch
   ("lm_head.bias", "lm_head.decoder.bias"),
+  ("shared.weight", "encoder.embed_tokens.weight"),  # one table that has three
+  ("shared.weight", "decoder.embed_tokens.weight"),
 )
 
 
@@ -67,14 +69,14 @@ def load(
   base_prefix: what stands before the names of part "base" ("bert."); a file without it is
   read as well. ignored: patterns (re.search) of tensors that may be in the file and are
   not used. tied: (name, name of part "base") that must be equal where config.json says
-  tie_word_embeddings and the file has the first all the same. shardings: nested dict like
-  `shapes`; None: one device.
+  tie_word_embeddings and the file has both all the same; with True as a third, always.
+  shardings: nested dict like `shapes`; None: one device.
 
   Head tensors that the file does not have are left out of the tree and named in the
   report. Raises JaxsftError that names every missing, unknown, wrongly shaped, wrongly
   typed and non-finite tensor.
   """
-  ignored = [*ignored, *(f"^{re.escape(head)}$" for head, _ in tied)]
+  ignored = [*ignored, *(f"^{re.escape(head)}$" for head, *_ in tied)]
   leaves, report = _plan(source, names, shapes, base_prefix, ignored)
   _check_tied(source, tied, names, base_prefix)
   params: dict[str, Any] = {}
@@ -346,13 +348,13 @@ def _check_tied(
   base_prefix: str,
 ) -> None:
   """A tied head that was saved all the same must be the embedding, row by row."""
-  if not source.config.get("tie_word_embeddings"):
-    return
+  said = bool(source.config.get("tie_word_embeddings"))
   prefix = _prefix(source, names, base_prefix)
   table = {name.hf for name in names}
-  for head, base in tied:
+  for head, base, *always in tied:
     embedding = prefix + base
-    if head in table or head not in source.tensors or embedding not in source.tensors:
+    both = head in source.tensors and embedding in source.tensors
+    if head in table or not both or not (said or always):
       continue
     info, other = source.tensors[head], source.tensors[embedding]
     same = info.shape == other.shape
@@ -362,7 +364,7 @@ def _check_tied(
     if not same:
       raise JaxsftError(
         f"found {head!r} in {source.path} to differ from {embedding!r} although "
-        "config.json ties them; expected equal matrices: set tie_word_embeddings to "
+        "the model ties them; expected equal matrices: set tie_word_embeddings to "
         "false in config.json if the file is right"
       )
 

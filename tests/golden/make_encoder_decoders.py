@@ -26,7 +26,7 @@ def problem(case):
   arch = module.architecture(json.loads(configs.config_of(case).to_json_string()))
   network = models.Network(arch, families.head_of(module, arch, "lm"))
   rng = np.random.default_rng(7)
-  draw = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+  draw = lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32)
   return network, jax.tree.map(draw, network.shapes()), torch_encoder_decoders.rows(arch)
 
 
