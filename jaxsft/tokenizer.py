@@ -64,10 +64,10 @@ def save_tokenizer(
     "truncation_side": tokenizer.truncation_side,
     "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
   }
-  for key in SPECIAL:
-    if (token := getattr(tokenizer, key, None)) is not None:
-      config[key] = str(token)
-  named = {config[key] for key in SPECIAL if key in config}
+  for key in SPECIAL:  # null is written too: classes such as Qwen's fill in what is left out
+    token = getattr(tokenizer, key, None)
+    config[key] = None if token is None else str(token)
+  named = {config[key] for key in SPECIAL}
   if extra := [t for t in map(str, tokenizer.all_special_tokens) if t not in named]:
     config["additional_special_tokens"] = extra
   if bert:  # transformers 5 rebuilds the normaliser of this class from these

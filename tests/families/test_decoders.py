@@ -12,6 +12,8 @@ from jaxsft.models import heads
 from tests.families import decoder_configs, record, torch_decoders
 
 CASES = list(decoder_configs.CONFIGS)
+FIRST = [case for case in CASES if "-" not in case]  # one a family
+LENGTH = torch_decoders.LENGTH
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +110,7 @@ def test_an_export_is_read_by_torch(oracle, case, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["sequence", "token", "span"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRST)
 def test_heads_are_those_of_torch(oracle, case, kind, tmp_path):
   """The head of the family's own class; where there is none it comes back from its file."""
   torch = oracle
@@ -144,7 +146,7 @@ def test_heads_are_those_of_torch(oracle, case, kind, tmp_path):
   assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRST)
 def test_decoding_is_the_full_forward(oracle, case):
   """Ragged prompts at once, then token by token beyond windows and rope lengths.
 
@@ -171,4 +173,19 @@ def test_decoding_is_the_full_forward(oracle, case):
   np.testing.assert_array_equal(cache["lengths"], lengths)
 
 
-LENGTH = torch_decoders.LENGTH
+@pytest.mark.parametrize("case", ["mixtral", "qwen3_moe"])
+def test_the_balance_of_experts_is_that_of_torch(oracle, case):
+  """Of rows with padding on either side, as transformers adds it to the loss."""
+  torch = oracle
+  model, network, params, rows, *_ = ours(case)
+  three = {name: value[:3] for name, value in rows.items()}
+  out = model(
+    torch.tensor(three["inputs"]).long(),
+    attention_mask=torch.tensor(three["segments"]).long(),
+    position_ids=torch.tensor(three["positions"]).long(),
+    output_router_logits=True,
+  )
+  _, found = jax.jit(network.hidden_and_auxiliary)(params, three)
+  coefficient = network.arch.experts.auxiliary
+  assert coefficient == model.router_aux_loss_coef > 0
+  np.testing.assert_allclose(found, coefficient * out.aux_loss.item(), rtol=1e-4)

@@ -149,3 +149,25 @@ def test_longrope_generates_what_the_full_forward_does(monkeypatch):
       assert int(np.argmax(logits[0, len(prompt) + i - 1])) == token
   with pytest.raises(JaxsftError, match="at most 2 new tokens"):
     generate.generate(network, params, [[1] * 10], stop_ids=(), max_new_tokens=6)
+
+
+RATES = {"gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop", "classifier_dropout")}
+RATES["phi3"] = ("resid_pdrop", "attention_dropout", "classifier_dropout")
+
+
+@pytest.mark.parametrize(("family", "rate"), [(f, r) for f, all in RATES.items() for r in all])
+def test_every_dropout_rate_of_the_config_is_used(family, rate):
+  name, config = decoder_configs.CONFIGS[family]
+  config = {**decoder_configs.OWN.get(name, decoder_configs.SIZES), **config}
+  config |= dict.fromkeys(RATES[family], 0.0)
+  config |= {rate: 0.5, "model_type": family, "activation_function": "relu"}
+  module = families.FAMILIES[family]
+  arch = module.architecture(config)
+  network = models.Network(arch, families.head_of(module, arch, "token", 2))
+  params = network.init(jax.random.key(0))
+  batch = {"inputs": np.arange(1, 8, dtype=np.int32)[None]}
+  run = jax.jit(network.logits)
+  one, two = (run(params, batch, jax.random.key(i)) for i in (1, 2))
+  assert (one != two).any() and (one != run(params, batch)).any()
+  quiet = models.with_dropout(network, 0.0)
+  np.testing.assert_array_equal(quiet.logits(params, batch), network.logits(params, batch))
