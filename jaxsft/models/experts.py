@@ -5,6 +5,7 @@ a mesh every device of the "expert" axis holds some of the experts, takes the to
 neighbours on that axis, and hands back what its own experts say.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,12 +137,18 @@ def _spread(x, chosen, weights, kernels, act):
     return lax.psum_scatter(y, expert, scatter_dimension=0, tiled=True) if expert else y
 
   column, row = P(expert, tensor, None), P(expert, None, tensor)
-  return jax.shard_map(
+  B, shards = len(x), math.prod(mesh.shape[axis] for axis in sharding.ROWS)
+  missing = -B % shards  # few rows, as in generation: those of nobody fill up
+  fill = lambda a, value: jnp.pad(
+    a, ((0, missing), *[(0, 0)] * (a.ndim - 1)), constant_values=value
+  )
+  y = jax.shard_map(
     local,
     in_specs=(rows, rows, rows, (column, column, row)),
     out_specs=rows,
     check_vma=False,
-  )(x, chosen, weights, kernels)
+  )(fill(x, 0), fill(chosen, -1), fill(weights, 0), kernels)
+  return y[:B]
 
 
 # --- on one device ---------------------------------------------------------------------

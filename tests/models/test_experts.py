@@ -161,6 +161,16 @@ def test_eight_devices_give_the_result_of_one(case, sizes):
   assert np.abs(expected[1]["layers"]["mlp"]["router"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.parametrize("expert", [1, 2])
+def test_fewer_rows_than_devices(expert):
+  """As where one prompt is read on a mesh: values and gradients are those of one device."""
+  module, params, x, real = mixture(count=6)
+  run = sums_of(lambda params, x: module.apply({"params": params}, x, real)[0])
+  alone = run(params, x)
+  with jax.set_mesh(sharding.make_mesh(-1, expert=expert)):
+    near(run(params, x), alone)
+
+
 def test_the_experts_of_an_axis_that_does_not_divide_them_are_copied():
   network = network_of("mixtral", num_local_experts=5, router_aux_loss_coef=0.0)
   params = network.init(jax.random.key(0))
