@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import required
 
+pytestmark = pytest.mark.usefixtures("optimised")
 SCRIPT = pathlib.Path(__file__).with_name("tpu_compile.py")
 
 
