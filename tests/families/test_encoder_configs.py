@@ -119,9 +119,10 @@ def test_both_spellings_of_modernbert_are_one():
   new = {k: v for k, v in MODERN.items() if k not in old}
   new |= {"rope_parameters": NEW_ROPE, "layer_types": kinds}
   assert module.architecture(new) == net.arch
-  out = module.export_config(dict(new), net.arch, net.head, ())
-  assert {name: out[name] for name in old} == {name: MODERN[name] for name in old}
-  assert (out["rope_parameters"], out["layer_types"]) == (NEW_ROPE, kinds)
+  for config in (MODERN, new):
+    out = module.export_config(dict(config), net.arch, net.head, ())
+    assert {name: out[name] for name in old} == {name: MODERN[name] for name in old}
+    assert (out["rope_parameters"], out["layer_types"]) == (NEW_ROPE, kinds)
   windows = [kind.window for kind in net.arch.kinds]
   assert windows[:4] == [None, 65, 65, None] and net.arch.kinds[1].rope == 1
 
