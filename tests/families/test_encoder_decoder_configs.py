@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, models, pretrained, sharding, target, weights
+from jaxsft import families, hf_directory, models, pretrained, sharding, target, weights
 from jaxsft.errors import JaxsftError
 from tests.families import encoder_decoder_configs as configs
 from tests.families import encoder_decoder_published as published
@@ -211,3 +211,18 @@ def test_transformers_reads_an_export(oracle, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(out))
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert module.architecture(json.loads(theirs.to_json_string())) == network.arch, name
+
+
+def test_an_export_says_how_targets_begin_and_end():
+  """What config.json had goes to generation_config.json, which wins where it says so itself."""
+  config = published.BART_LARGE_CNN | {"decoder_start_token_id": 2}
+  found = hf_directory._generation(config, [2], {"forced_bos_token_id": 9, "num_beams": 4})
+  assert found == {
+    "decoder_start_token_id": 2,
+    "forced_bos_token_id": 9,
+    "forced_eos_token_id": 2,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": [2],
+    "num_beams": 4,
+  }
