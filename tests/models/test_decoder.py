@@ -147,7 +147,7 @@ def test_longrope_generates_what_the_full_forward_does(monkeypatch):
       text[0, : len(prompt) + i] = [*prompt, *new[:i]]
       logits = run(params, {"inputs": text, "segments": (text > 0).astype(np.int32)})
       assert int(np.argmax(logits[0, len(prompt) + i - 1])) == token
-  with pytest.raises(JaxsftError, match="at most 2 new tokens"):
+  with pytest.raises(JaxsftError, match="at most 3 new tokens"):
     generate.generate(network, params, [[1] * 10], stop_ids=(), max_new_tokens=6)
 
 
