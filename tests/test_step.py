@@ -117,11 +117,13 @@ def test_a_batch_without_weight_is_skipped():
   assert int(after.skipped) == 1
 
 
-def test_penalty_is_added_once_before_clipping():
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_penalty_is_added_once_before_clipping(clip):
+  """In the norm that is shown, and in what the optimiser gets: its first moment."""
   zero_grad = make_batch(3)
   zero_grad["x"][:] = 0  # the head's gradient is that of its bias alone
-  run, state = build(penalty=("l2", 0.5), clip=0.0)
-  _, metrics = run(state, zero_grad)
+  run, state = build(penalty=("l2", 0.5), clip=clip)
+  after, metrics = run(state, zero_grad)
   mask = optim.decays(state.trainable)
   value, factor = optim.penalty("l2", 0.5, state.trainable)
   extra = jax.tree.map(lambda p, m: factor * m * p, state.trainable, mask)
@@ -129,9 +131,11 @@ def test_penalty_is_added_once_before_clipping():
   flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in zero_grad.items()}
   mean = lambda p: loss(p, flat, None)["loss"][0] / 12
   expected = jax.tree.map(jnp.add, jax.grad(mean)(state.trainable), extra)
-  np.testing.assert_allclose(
-    metrics["grad_norm"], jnp.sqrt(optim.squared_norm(expected)), rtol=1e-5
-  )
+  norm = jnp.sqrt(optim.squared_norm(expected))
+  np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+  shrink = min(1, clip / norm) if clip else 1
+  moment = jax.tree.map(lambda g: 0.1 * shrink * g, expected)  # 1 - b1
+  close(after.opt_state[0].mu, moment, atol=1e-7)
 
 
 def test_what_is_auxiliary_is_minimised_too_and_shown_apart():
