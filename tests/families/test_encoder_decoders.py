@@ -16,6 +16,7 @@ from tests.families import encoder_decoder_configs as configs
 from tests.families import record, torch_encoder_decoders
 
 CASES = list(configs.CONFIGS)
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of the time
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,8 @@ def ours(case):
       logits = network.vocabulary_logits(params, hidden)
       return nll(logits, rows), (hidden, logits)
 
-    grads, (hidden, logits) = jax.jit(jax.grad(loss, has_aux=True))(params)
+    run = jax.jit(jax.grad(loss, has_aux=True)).lower(params).compile(QUICK)
+    grads, (hidden, logits) = run(params)
   return network, params, rows, np.asarray(hidden), np.asarray(logits), grads
 
 
