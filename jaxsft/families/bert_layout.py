@@ -44,17 +44,7 @@ def plain(
     "vocab": vocab,
     "width": width,
     "layers": num_layers,
-    "heads": attention_layer.Heads(
-      heads,
-      heads,
-      width // heads,
-      bias=True,
-      out_bias=True,
-      scale=None,
-      softcap=None,
-      norm=None,
-      norm_over="head",
-    ),
+    "heads": heads_of(heads, width // heads),
     "mlp": mlp,
     "max_positions": max_positions,
     "activation": activation,
@@ -82,6 +72,11 @@ def plain(
     "relative_dropout": 0.0,
     "std": std,
   }
+
+
+def heads_of(count, dim, bias=True, scale=None):
+  """Heads of an attention without groups, caps and norms; see attention_layer.Heads."""
+  return attention_layer.Heads(count, count, dim, bias, bias, scale, None, None, "head")
 
 
 def fields(config):

@@ -4,7 +4,7 @@ from jaxsft import families
 from jaxsft.errors import JaxsftError
 from jaxsft.families import Name
 from jaxsft.families import bert_layout as layout
-from jaxsft.models import attention_layer, disentangled, encoder, layers
+from jaxsft.models import disentangled, encoder, layers
 
 BASE_PREFIX = "deberta."
 
@@ -44,16 +44,8 @@ def architecture(config):
   legacy, narrow = get("legacy", bool, True), get("embedding_size", int, width)
   terms = _terms(config)
   fields |= {
-    "heads": attention_layer.Heads(
-      fields["heads"].count,
-      fields["heads"].count,
-      head_dim,
-      bias=True,
-      out_bias=True,
-      scale=(head_dim * (1 + len(terms))) ** -0.5,
-      softcap=None,
-      norm=None,
-      norm_over="head",
+    "heads": layout.heads_of(
+      fields["heads"].count, head_dim, scale=(head_dim * (1 + len(terms))) ** -0.5
     ),
     "relative": _relative(config, fields, terms),
     "conv": _conv(config),

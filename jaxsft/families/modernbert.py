@@ -5,7 +5,7 @@ from jaxsft.errors import JaxsftError
 from jaxsft.families import Name, View
 from jaxsft.families import bert_layout as layout
 from jaxsft.families import rope as ropes
-from jaxsft.models import attention_layer, encoder, layers
+from jaxsft.models import encoder, layers
 
 BASE_PREFIX = "model."
 
@@ -42,8 +42,6 @@ def architecture(config):
   """
   get = lambda name, kind, *absent: families.field(config, name, kind, *absent)
   families.demand(config, "hidden_activation", layers.ACTIVATIONS)
-  families.demand(config, "classifier_activation", layers.ACTIVATIONS)
-  pooling = families.demand(config, "classifier_pooling", ("cls", "mean"))
   families.refuse_unknown(config, KNOWN)
   fields = layout.plain(
     vocab=get("vocab_size", int),
@@ -60,28 +58,18 @@ def architecture(config):
     tied=get("tie_word_embeddings", bool, True),  # the default of both majors
     std=get("initializer_range", float),
   )
-  count, bias = fields["heads"].count, get("attention_bias", bool)
+  heads = fields["heads"]
   window = get("local_attention", int) // 2 + 1  # a key half of it away is still seen
   every = _every(config, fields["layers"])
   fields |= {
-    "heads": attention_layer.Heads(
-      count,
-      count,
-      fields["heads"].dim,
-      bias=bias,
-      out_bias=bias,
-      scale=None,
-      softcap=None,
-      norm=None,
-      norm_over="head",
-    ),
+    "heads": layout.heads_of(heads.count, heads.dim, get("attention_bias", bool)),
     "gated": True,
     "mlp_bias": get("mlp_bias", bool),
     "norm": layers.Norm("layer", get("norm_eps", float), get("norm_bias", bool), offset=0.0),
     "placement": "before",
     "first_norm": False,
     "position_rows": 0,
-    "ropes": _ropes(config, fields["heads"].dim),
+    "ropes": _ropes(config, heads.dim),
     "kinds": tuple(
       encoder.Kind(window, rope=1) if i % every else encoder.Kind(None, rope=0)
       for i in range(fields["layers"])
@@ -90,20 +78,26 @@ def architecture(config):
     "mlp_dropout": get("mlp_dropout", float),
     "mlp_out_dropout": 0.0,
   }
+  return encoder.EncoderConfig(**fields, readers=_readers(config, fields["norm"]))
+
+
+def _readers(config, norm):
+  """All heads begin alike: dense, activation, norm."""
+  get = lambda name, kind: families.field(config, name, kind)
+  pooling = families.demand(config, "classifier_pooling", ("cls", "mean"))
   steps = {
-    "dense": get("classifier_activation", str),
+    "dense": families.demand(config, "classifier_activation", layers.ACTIVATIONS),
     "dense_bias": get("classifier_bias", bool),
-    "norm": fields["norm"],
+    "norm": norm,
   }
   read = {**steps, "dropout": get("classifier_dropout", float)}
-  readers = layout.readers(
+  return layout.readers(
     none={},
     sequence={**read, "pool": "mean" if pooling == "mean" else "first"},
     token=read,
     span=read,
     masked_lm={**steps, "bias": get("decoder_bias", bool)},
   )
-  return encoder.EncoderConfig(**fields, readers=readers)
 
 
 def _every(config, num_layers):
