@@ -1,6 +1,6 @@
 """The model of a run, or one that was loaded, as a Hugging Face directory.
 
-  python -m jaxsft.export --run=runs/x --out=DIR [--dtype=bfloat16]
+python -m jaxsft.export --run=runs/x --out=DIR [--dtype=bfloat16]
 """
 
 import functools

@@ -48,9 +48,7 @@ def mesh_of(sizes):
     # Fake CPU devices share a pool of one thread each. Where a second program waits in it,
     # collectives of the first wait for ever; NPROC is how XLA:CPU is told of more threads.
     os.environ.setdefault("NPROC", "64")
-  return sharding.make_mesh(
-    sizes.data, sizes.fsdp, sizes.tensor, sizes.context, sizes.expert
-  )
+  return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.context, sizes.expert)
 
 
 class Preemption:

@@ -19,7 +19,6 @@ import importlib
 import jax
 import pytest
 
-
 # Files of more than half a minute come first: a long one at the end would keep one process busy
 # while the other has nothing left.
 LONG = ("contract/", "test_tpu", "models/", "families/", "test_generate", "test_bad_inputs")

@@ -239,7 +239,7 @@ def test_weights_are_arguments(llama):
     jnp.ones((1, 16), int),
     generate.sampling.Sampling().numbers
     | generate._limits([], None, network.arch.vocab)
-    | {"seeds": np.zeros(1, np.uint32)},
+    | {"seeds": np.zeros(1, np.uint32), "prompts": np.ones(1, np.int32)},
     parts=generate.sampling.Sampling().parts,
     room=32,
     last=True,

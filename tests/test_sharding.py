@@ -37,7 +37,9 @@ def test_a_missing_or_wrong_rule_raises():
   with pytest.raises(JaxsftError, match=r"layers/attn/z/kernel \(3, 8, 12\): no rule"):
     sharding.spec_for("layers/attn/z/kernel", (3, 8, 12), mesh)
   with pytest.raises(JaxsftError, match="has another rank"):
-    sharding.spec_for("layers/attn/q/kernel", (8, 12), mesh)
+    sharding.spec_for("layers/attn/q/kernel", (12,), mesh)
+  with pytest.raises(JaxsftError, match="has another rank"):
+    sharding.spec_for("lm_head/kernel", (8, 12, 3), mesh)
 
 
 def test_rules_match_whole_names_only():

@@ -132,11 +132,12 @@ def letter_tokenizer(shape="chatml"):
   )
 
 
-def checkpoint(directory, family, seed=0, **changes):
+def checkpoint(directory, family, seed=0, labels=(), **changes):
   """Writes a random checkpoint as a Hugging Face directory and returns its path.
 
-  BERT comes without a task head (BertModel), Llama as a language model. changes: keys of
-  config.json. The vocabulary of Llama is larger than the tokenizer's, as Qwen's is.
+  BERT comes without a task head (BertModel), Llama as a language model; with labels each is
+  a classifier of sentences. changes: keys of config.json. The vocabulary of Llama is larger
+  than the tokenizer's, as Qwen's is.
   """
   module, tokenizer = families.FAMILIES[family], word_tokenizer()
   config = BERT | {"vocab_size": len(tokenizer)}
@@ -145,7 +146,8 @@ def checkpoint(directory, family, seed=0, **changes):
     config = LLAMA | {"vocab_size": len(tokenizer) + 3}
   config |= changes
   arch = module.architecture(config)
-  head = families.head_of(module, arch, {"bert": "none", "llama": "lm"}[family])
+  kind = "sequence" if labels else {"bert": "none", "llama": "lm"}[family]
+  head = families.head_of(module, arch, kind, len(labels))
   params = networks.Network(arch, head).init(jax.random.key(seed))
   hf_directory.write(
     directory,
@@ -155,6 +157,7 @@ def checkpoint(directory, family, seed=0, **changes):
     head=head,
     params=unlike(params, seed),
     tokenizer=tokenizer,
+    labels=labels,
   )
   return pathlib.Path(directory)
 

@@ -37,6 +37,4 @@ def names(arch, head):
 
 def export_config(config, arch, head, labels, dtype="float32"):
   """See t5_layout.export_config."""
-  return t5_layout.export_config(
-    config, arch, head, labels, dtype, CLASSES, model_type="mt5"
-  )
+  return t5_layout.export_config(config, arch, head, labels, dtype, CLASSES, model_type="mt5")

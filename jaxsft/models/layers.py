@@ -351,7 +351,8 @@ def _scan(layer, params, x, per_layer, kinds, unroll):
     take = lambda tree: [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in rest]
     extras = None if per_layer is None else take(per_layer)
     x, last = _straight(layer, take(params), x, extras, kinds, rest)
-    outs = jax.tree.map(lambda some, *more: jnp.concatenate([some, jnp.stack(more)]), outs, *last)
+    join = lambda some, *more: jnp.concatenate([some, jnp.stack(more)])
+    outs = jax.tree.map(join, outs, *last)
   return x, outs
 
 

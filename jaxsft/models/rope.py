@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv:2104.09864) and the ways to stretch them, as `config.json` states them.
+"""Rotary positions (arXiv:2104.09864) and the ways to stretch them, as config.json says.
 
 Formulas and roundings are those of transformers' modeling_rope_utils.
 """

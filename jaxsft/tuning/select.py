@@ -18,8 +18,8 @@ def paths(tree, prefix=""):
 def trainable_paths(tree, method, patterns):
   """The set of paths that train.
 
-  method: "all", "head" (leaves under head/, dense/ and dense_norm/) or "regex" (`patterns` searched in
-  the path). Raises UsageError when a pattern, or the whole choice, matches nothing.
+  method: "all", "head" (leaves under head/, dense/ and dense_norm/) or "regex" (`patterns`
+  searched in the path). Raises UsageError when a pattern, or the whole choice, matches nothing.
   """
   names = [path for path, _ in paths(tree)]
   if method == "all":

@@ -69,11 +69,11 @@ MODELS = [
   ),
   model(
     "unsupported model_type",
-    lambda p: p.json("bert/config.json", model_type="t5"),
+    lambda p: p.json("bert/config.json", model_type="rwkv"),
     1,
     "bert/config.json",
-    "'t5'",
-    "bert, llama",
+    "'rwkv'",
+    "bert, ",
   ),
   model(
     "missing field",

@@ -237,7 +237,7 @@ VERBS = [
     lambda p: p.flags.update(model="bert"),
     1,
     "bert",
-    "no task head",
+    "has no head",
     "fine-tune",
   ),
   case(

@@ -33,7 +33,6 @@ def job(config, mesh):
 
 def params(job):
   """The checkpoint's weights, with a new head where the task needs one."""
-  task = job.config.task
   new_head = jobs.new_head(job.config, job.base)
   load = pretrained.load_params
   return load(job.base, job.network, job.mesh, new_head, job.config.seed)[0]

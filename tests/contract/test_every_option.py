@@ -37,6 +37,18 @@ FLIPS = {
   "model.path": ("data", CLASSIFY, "MODEL OF llama", {}),
   "model.sha256": ("data", CLASSIFY, "0" * 64, {}),
   "model.revision": ("data", CLASSIFY, "main", {}),
+  "model.allow_pytorch_bin": (
+    "data",
+    CLASSIFY,
+    True,
+    {"model__path": "MODEL IN A PICKLE", "!refused": True},
+  ),
+  "model.new_head": (
+    "data",
+    CLASSIFY,
+    True,
+    {"model__path": "MODEL WITH A HEAD", "data__labels": ("a", "neg", "pos"), "!refused": True},
+  ),
   "model.dtype": ("step", CLASSIFY, "bfloat16", {}),
   "model.dropout": ("step", CLASSIFY, None, {}),
   "model.remat": ("step", CLASSIFY, "full", {}),
@@ -244,6 +256,9 @@ def seen(files, tmp_path_factory):
   lines = [f'{r["name"]},"{r["text"]}",{r["label"]}' for r in rows]
   csv.write_text("\n".join(["name,text,label", *lines]) + "\n")
   named = {"CSV": csv, "MODEL OF llama": files(*CHAT)[0]}
+  named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))
+  named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
+  (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none
   named |= {f"DATA OF {task}": files("bert", task)[1] for task in ("classify", "number")}
 
   def value(given):

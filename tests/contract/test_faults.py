@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import checkpoint, export, manifest, train
+from jaxsft import checkpoint, hf_directory, manifest, train
 from jaxsft.errors import JaxsftError
 from tests import tiny
 
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_passed_over(start, tmp_path, capsys):
 
 def test_an_export_that_differs_is_not_one(start, monkeypatch, tmp_path):
   """A wrong tensor on its way to the disk: read back, compared, refused, nothing left."""
-  tensors = export.params_lib.export_tensors
+  tensors = hf_directory.params_lib.export_tensors
 
   def wrong(*args, **kwargs):
     for name, tensor in tensors(*args, **kwargs):
@@ -139,7 +139,7 @@ def test_an_export_that_differs_is_not_one(start, monkeypatch, tmp_path):
         np.ascontiguousarray(tensor[::-1]) if name.endswith("query.weight") else tensor,
       )
 
-  monkeypatch.setattr(export.params_lib, "export_tensors", wrong)
+  monkeypatch.setattr(hf_directory.params_lib, "export_tensors", wrong)
   with pytest.raises(JaxsftError, match="differ after it was written"):
     start(steps=1)
   assert not (tmp_path / "run" / "export").exists()

@@ -1,6 +1,6 @@
 """What the parity tests measured, for `python docs/make_families.py` and `jaxsft.inspect`.
 
-  JAXSFT_RECORD=DIR pytest -m 'full or not full' tests/families && python docs/make_families.py DIR
+JAXSFT_RECORD=DIR pytest -m 'full or not full' tests/families && python docs/make_families.py DIR
 """
 
 import json
