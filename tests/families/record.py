@@ -1,6 +1,7 @@
 """What the parity tests measured, for `python docs/make_families.py` and `jaxsft.inspect`.
 
-JAXSFT_RECORD=DIR pytest -m 'full or not full' tests/families && python docs/make_families.py DIR
+JAXSFT_RECORD=DIR pytest -m 'full or not full' tests/families
+python docs/make_families.py DIR
 """
 
 import json
@@ -9,7 +10,7 @@ import pathlib
 
 
 def parity(family, part, **differences):
-  """Notes the largest difference of each kind seen in this process, if env JAXSFT_RECORD is set.
+  """Notes the largest difference of each kind in this process, if env JAXSFT_RECORD is set.
 
   part: "tiny" for random models, or the name of a real checkpoint. differences: logits=…,
   gradients=… (largest absolute difference from torch).
