@@ -161,6 +161,24 @@ def test_what_is_auxiliary_is_minimised_too_and_shown_apart():
   np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
 
 
+def test_noise_is_of_the_update_and_the_micro_batch():
+  """Drawn anew in each of both, and the same when they are done again."""
+
+  def noisy(params, batch, key):
+    noise = jax.random.uniform(key)
+    shown = {name: (noise * batch[name][0], batch[name][0]) for name in ("first", "second")}
+    return loss(params, batch, key) | shown
+
+  run, state = build(loss=noisy)
+  batch = make_batch(2) | {"first": np.float32([[1], [0]]), "second": np.float32([[0], [1]])}
+  after, one = run(state, batch)
+  _, two = run(after, batch)
+  _, again = run(state, batch)
+  seen = [float(metrics[name]) for metrics in (one, two) for name in ("first", "second")]
+  assert len(set(seen)) == 4
+  assert seen[:2] == [float(again[name]) for name in ("first", "second")]
+
+
 def test_frozen_leaves_stay_and_train_leaves_move():
   trainable, frozen = {"head": PARAMS["head"]}, {"pooler": PARAMS["pooler"]}
   run, state = build(trainable, frozen, wd=0.1)
