@@ -99,6 +99,7 @@ def alternate(script, sides, args, settings, ours=("jaxsft",)):
         found[side].append(run_side(script, side, args, settings, python))
         wall = found[side][-1]["wall"]
         print(f"round {number + 1}/{args.rounds}: {side}, {wall:.0f} s", flush=True)
+    save(args, found)  # what comes later may fail
   return dict(found)
 
 
@@ -163,4 +164,3 @@ def save(args, found, compared=()):
     machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
     value = {"arguments": vars(args), "machine": machine, "rounds": found, "curves": compared}
     pathlib.Path(args.json).write_text(json.dumps(value, indent=1) + "\n")
-    print(f"raw rounds: {args.json}")
