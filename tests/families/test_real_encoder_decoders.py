@@ -1,5 +1,5 @@
 """A real Flan-T5 against torch, needs env JAXSFT_CHECKPOINTS: a directory with
-flan-t5-small-titler, as `test_real_checkpoints` has it."""
+flan-t5-small-titler, as test_real_encoders.py has it."""
 
 import json
 import os
