@@ -79,6 +79,16 @@ def field(config, name, kind, absent=REQUIRED):
   return kind(value)
 
 
+def head_dim(width, count, keys=("hidden_size", "num_attention_heads")):
+  """H of `count` heads that share the width; keys: what config.json calls the two.
+
+  Raises JaxsftError where the heads do not divide it.
+  """
+  if width % count:
+    raise JaxsftError(f"config.json: {keys[0]} {width} is not a multiple of {keys[1]} {count}")
+  return width // count
+
+
 def demand(config, name, supported, absent=REQUIRED):
   """Raises JaxsftError unless config[name] is one of `supported`; returns it."""
   value = config.get(name, absent)

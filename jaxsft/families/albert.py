@@ -64,10 +64,7 @@ def names(arch, head):
   ]
   if head.kind in ("none", "sequence"):
     table += layout.linear("pooler", "dense", "pooler")
-  if head.kind in ("sequence", "token"):
-    table += layout.linear("classifier", "head", "head")
-  if head.kind == "span":
-    table += layout.linear("qa_outputs", "head", "head")
+  table += layout.output(head)
   if head.kind == "masked_lm":
     table += layout.linear("predictions.dense", "dense", "head")
     table += layout.norm("predictions.LayerNorm", "dense_norm", "head")

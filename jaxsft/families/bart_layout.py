@@ -104,21 +104,8 @@ def start(config):
 def _stack(config, name, width):
   get = lambda key: families.field(config, f"{name}_{key}", int)
   count = get("attention_heads")
-  if width % count:
-    raise JaxsftError(
-      f"config.json: d_model {width} is not a multiple of {name}_attention_heads {count}"
-    )
-  heads = attention_layer.Heads(
-    count,
-    count,
-    width // count,
-    bias=True,
-    out_bias=True,
-    scale=None,
-    softcap=None,
-    norm=None,
-    norm_over="head",
-  )
+  dim = families.head_dim(width, count, ("d_model", f"{name}_attention_heads"))
+  heads = attention_layer.plain_heads(count, dim)
   return encoder_decoder.Stack(get("layers"), heads, get("ffn_dim"))
 
 

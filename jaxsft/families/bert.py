@@ -43,10 +43,7 @@ def names(arch, head):
   table = [*layout.embeddings(arch), *layout.layer()]
   if head.kind in ("none", "sequence"):
     table += layout.linear("pooler.dense", "dense", "pooler")
-  if head.kind in ("sequence", "token"):
-    table += layout.linear("classifier", "head", "head")
-  if head.kind == "span":
-    table += layout.linear("qa_outputs", "head", "head")
+  table += layout.output(head)
   if head.kind == "masked_lm":
     cls = "cls.predictions"
     table += layout.linear(f"{cls}.transform.dense", "dense", "head")

@@ -36,15 +36,11 @@ def plain(
   std,
 ):
   """Fields of EncoderConfig as BERT has them; a family replaces those where it differs."""
-  if width % heads:
-    raise JaxsftError(
-      f"config.json: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-    )
   return {
     "vocab": vocab,
     "width": width,
     "layers": num_layers,
-    "heads": heads_of(heads, width // heads),
+    "heads": attention_layer.plain_heads(heads, families.head_dim(width, heads)),
     "mlp": mlp,
     "max_positions": max_positions,
     "activation": activation,
@@ -72,11 +68,6 @@ def plain(
     "relative_dropout": 0.0,
     "std": std,
   }
-
-
-def heads_of(count, dim, bias=True, scale=None):
-  """Heads of an attention without groups, caps and norms; see attention_layer.Heads."""
-  return attention_layer.Heads(count, count, dim, bias, bias, scale, None, None, "head")
 
 
 def fields(config):
@@ -152,6 +143,12 @@ def classes(name):
     "token": f"{name}ForTokenClassification",
     "span": f"{name}ForQuestionAnswering",
   }
+
+
+def output(head, sequence="classifier"):
+  """Names of the projection of a head for sentences, tokens or spans; none for others."""
+  hf = {"sequence": sequence, "token": "classifier", "span": "qa_outputs"}.get(head.kind)
+  return linear(hf, "head", "head") if hf else []
 
 
 def linear(hf, path, part="base", bias=True):

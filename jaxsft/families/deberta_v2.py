@@ -4,7 +4,7 @@ from jaxsft import families
 from jaxsft.errors import JaxsftError
 from jaxsft.families import Name
 from jaxsft.families import bert_layout as layout
-from jaxsft.models import disentangled, encoder, layers
+from jaxsft.models import attention_layer, disentangled, encoder, layers
 
 BASE_PREFIX = "deberta."
 
@@ -44,7 +44,7 @@ def architecture(config):
   legacy, narrow = get("legacy", bool, True), get("embedding_size", int, width)
   terms = _terms(config)
   fields |= {
-    "heads": layout.heads_of(
+    "heads": attention_layer.plain_heads(
       fields["heads"].count, head_dim, scale=(head_dim * (1 + len(terms))) ** -0.5
     ),
     "relative": _relative(config, fields, terms),
@@ -131,10 +131,7 @@ def names(arch, head):
     table += layout.norm("encoder.conv.LayerNorm", "conv_norm")
   if head.kind == "sequence":
     table += layout.linear("pooler.dense", "dense", "head")
-  if head.kind in ("sequence", "token"):
-    table += layout.linear("classifier", "head", "head")
-  if head.kind == "span":
-    table += layout.linear("qa_outputs", "head", "head")
+  table += layout.output(head)
   if head.kind == "masked_lm":
     table += _masked_lm_names(arch)
   return table

@@ -73,10 +73,7 @@ def names(arch, head):
   ]
   if head.kind == "sequence":
     table += layout.linear("pre_classifier", "dense", "head")
-  if head.kind in ("sequence", "token"):
-    table += layout.linear("classifier", "head", "head")
-  if head.kind == "span":
-    table += layout.linear("qa_outputs", "head", "head")
+  table += layout.output(head)
   if head.kind == "masked_lm":
     table += layout.linear("vocab_transform", "dense", "head")
     table += layout.norm("vocab_layer_norm", "dense_norm", "head")

@@ -48,10 +48,7 @@ def names(arch, head):
     table += layout.linear("embeddings_project", "embed/project")
   if head.kind == "sequence":
     table += layout.linear("classifier.dense", "dense", "head")
-    table += layout.linear("classifier.out_proj", "head", "head")
-  if head.kind in ("token", "span"):
-    name = "classifier" if head.kind == "token" else "qa_outputs"
-    table += layout.linear(name, "head", "head")
+  table += layout.output(head, sequence="classifier.out_proj")
   if head.kind == "masked_lm":
     table += layout.linear("generator_predictions.dense", "dense", "head")
     table += layout.norm("generator_predictions.LayerNorm", "dense_norm", "head")

@@ -1,7 +1,6 @@
 """GPT-2 as Hugging Face stores it: learned positions, transposed and fused projections."""
 
 from jaxsft import families
-from jaxsft.errors import JaxsftError
 from jaxsft.families import llama_layout
 from jaxsft.models import attention_layer, decoder, layers
 
@@ -41,28 +40,17 @@ def architecture(config):
   families.demand(config, "add_cross_attention", (False,), False)
   families.demand(config, "activation_function", layers.ACTIVATIONS)
   width, heads, count = get("n_embd", int), get("n_head", int), get("n_layer", int)
-  if width % heads:
-    raise JaxsftError(f"config.json: n_embd {width} is not a multiple of n_head {heads}")
+  dim = families.head_dim(width, heads, ("n_embd", "n_head"))
   scale = None if get("scale_attn_weights", bool, True) else 1.0
   kinds = (decoder.Kind(None, None, None),) * count
   if get("scale_attn_by_inverse_layer_idx", bool, False):
-    scale = (width // heads) ** -0.5 if scale is None else scale
+    scale = dim**-0.5 if scale is None else scale
     kinds = tuple(decoder.Kind(None, None, scale / (i + 1)) for i in range(count))
   return decoder.DecoderConfig(
     vocab=get("vocab_size", int),
     width=width,
     layers=count,
-    heads=attention_layer.Heads(
-      heads,
-      heads,
-      width // heads,
-      bias=True,
-      out_bias=True,
-      scale=None if kinds[0].scale else scale,
-      softcap=None,
-      norm=None,
-      norm_over="head",
-    ),
+    heads=attention_layer.plain_heads(heads, dim, scale=None if kinds[0].scale else scale),
     mlp=get("n_inner", int, 4 * width),  # null: that
     experts=None,
     max_positions=get("n_positions", int),

@@ -1,7 +1,6 @@
 """GPT-NeoX (arXiv:2204.06745) and Pythia: parallel branches, partly turned heads, fused qkv."""
 
 from jaxsft import families
-from jaxsft.errors import JaxsftError
 from jaxsft.families import llama_layout
 from jaxsft.families import rope as ropes
 from jaxsft.models import attention_layer, decoder, layers
@@ -39,10 +38,7 @@ def architecture(config):
   families.refuse_unknown(config, KNOWN)
   families.demand(config, "hidden_act", layers.ACTIVATIONS)
   width, heads = get("hidden_size", int), get("num_attention_heads", int)
-  if width % heads:
-    raise JaxsftError(
-      f"config.json: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-    )
+  dim = families.head_dim(width, heads)
   count, bias = get("num_hidden_layers", int), get("attention_bias", bool, True)
   parallel = get("use_parallel_residual", bool)
   dropout = get("hidden_dropout", float, 0.0)
@@ -50,17 +46,7 @@ def architecture(config):
     vocab=get("vocab_size", int),
     width=width,
     layers=count,
-    heads=attention_layer.Heads(
-      heads,
-      heads,
-      width // heads,
-      bias=bias,
-      out_bias=bias,
-      scale=None,
-      softcap=None,
-      norm=None,
-      norm_over="head",
-    ),
+    heads=attention_layer.plain_heads(heads, dim, bias),
     mlp=get("intermediate_size", int),
     experts=None,
     max_positions=get("max_position_embeddings", int),

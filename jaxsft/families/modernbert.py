@@ -5,7 +5,7 @@ from jaxsft.errors import JaxsftError
 from jaxsft.families import Name, View
 from jaxsft.families import bert_layout as layout
 from jaxsft.families import rope as ropes
-from jaxsft.models import encoder, layers
+from jaxsft.models import attention_layer, encoder, layers
 
 BASE_PREFIX = "model."
 
@@ -62,7 +62,7 @@ def architecture(config):
   window = get("local_attention", int) // 2 + 1  # a key half of it away is still seen
   every = _every(config, fields["layers"])
   fields |= {
-    "heads": layout.heads_of(heads.count, heads.dim, get("attention_bias", bool)),
+    "heads": attention_layer.plain_heads(heads.count, heads.dim, get("attention_bias", bool)),
     "gated": True,
     "mlp_bias": get("mlp_bias", bool),
     "norm": layers.Norm("layer", get("norm_eps", float), get("norm_bias", bool), offset=0.0),

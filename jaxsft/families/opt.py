@@ -2,7 +2,6 @@
 token vectors in and out, and its norms follow the residuals."""
 
 from jaxsft import families
-from jaxsft.errors import JaxsftError
 from jaxsft.families import llama_layout
 from jaxsft.models import attention_layer, decoder, layers
 
@@ -33,27 +32,14 @@ def architecture(config):
   families.demand(config, "layer_norm_elementwise_affine", (True,), True)
   families.demand(config, "layerdrop", (0, 0.0), 0.0)
   width, heads = get("hidden_size", int), get("num_attention_heads", int)
-  if width % heads:
-    raise JaxsftError(
-      f"config.json: hidden_size {width} is not a multiple of num_attention_heads {heads}"
-    )
+  dim = families.head_dim(width, heads)
   bias, before = get("enable_bias", bool, True), get("do_layer_norm_before", bool)
   count, longest = get("num_hidden_layers", int), get("max_position_embeddings", int)
   return decoder.DecoderConfig(
     vocab=get("vocab_size", int),
     width=width,
     layers=count,
-    heads=attention_layer.Heads(
-      heads,
-      heads,
-      width // heads,
-      bias=bias,
-      out_bias=bias,
-      scale=None,
-      softcap=None,
-      norm=None,
-      norm_over="head",
-    ),
+    heads=attention_layer.plain_heads(heads, dim, bias),
     mlp=get("ffn_dim", int),
     experts=None,
     max_positions=longest,

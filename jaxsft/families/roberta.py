@@ -54,10 +54,7 @@ def names(arch, head):
     table += layout.linear("pooler.dense", "dense", "pooler")
   if head.kind == "sequence":
     table += layout.linear("classifier.dense", "dense", "head")
-    table += layout.linear("classifier.out_proj", "head", "head")
-  if head.kind in ("token", "span"):
-    name = "classifier" if head.kind == "token" else "qa_outputs"
-    table += layout.linear(name, "head", "head")
+  table += layout.output(head, sequence="classifier.out_proj")
   if head.kind == "masked_lm":
     table += layout.linear("lm_head.dense", "dense", "head")
     table += layout.norm("lm_head.layer_norm", "dense_norm", "head")

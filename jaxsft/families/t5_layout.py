@@ -77,17 +77,8 @@ def architecture(config, *, is_tied, act, per_layer):
   families.refuse_unknown(config, KNOWN)
   families.demand(config, "is_decoder", (False,), False)
   width, num_layers, mlp = get("d_model", int), get("num_layers", int), get("d_ff", int)
-  heads = attention_layer.Heads(
-    get("num_heads", int),
-    config["num_heads"],
-    get("d_kv", int),
-    bias=False,
-    out_bias=False,
-    scale=1.0,
-    softcap=None,
-    norm=None,
-    norm_over="head",
-  )
+  count, dim = get("num_heads", int), get("d_kv", int)
+  heads = attention_layer.plain_heads(count, dim, bias=False, scale=1.0)
   buckets = get("relative_attention_num_buckets", int)
   far = get("relative_attention_max_distance", int, 128)  # younger than the format
   if buckets < 4 or far <= buckets // 2:

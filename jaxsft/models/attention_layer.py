@@ -31,6 +31,11 @@ class Heads:
   """"head": over H, one scale for all heads; "all": over N H."""
 
 
+def plain_heads(count, dim, bias=True, scale=None):
+  """`Heads` as the first Transformers had them: no groups, caps or norms."""
+  return Heads(count, count, dim, bias, bias, scale, softcap=None, norm=None, norm_over="head")
+
+
 class Attention(nn.Module):
   """Projections around `attend`; with a cache the keys and values of earlier calls too."""
 

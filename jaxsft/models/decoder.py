@@ -363,6 +363,6 @@ def unstack(params):
   For decoding: a loop over stacked weights copies each layer's slice at every token, which
   on a CPU costs as much as the products. Call it once, outside of jit.
   """
-  num_layers = jax.tree.leaves(params["layers"])[0].shape[0]
   one = lambda i: jax.tree.map(lambda leaf: leaf[i], params["layers"])
-  return {**params, "layers": tuple(one(i) for i in range(num_layers))}
+  size = layers.stack_size(params["layers"])
+  return {**params, "layers": tuple(one(i) for i in range(size))}
