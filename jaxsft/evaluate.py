@@ -7,43 +7,39 @@ once, whatever the batch size, the packing and the number of devices.
 """
 
 import json
-from functools import partial
 
 import jax
 import numpy as np
 
-from jaxsft import command, log, prepare, pretrained, sharding, start, step
+from jaxsft import command, log, prepare, pretrained, sharding, start, tasks
 from jaxsft.compiled import Compiled
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.tasks import TASKS
 
 
 def make_eval_step(network, task, options, mesh):
-  """Compiled (params, batch) -> (sums, outputs); no gradient, no dropout, nothing donated."""
-  loss = lambda params, batch, key: task.loss(network, params, batch, options, key)
-  return _compiled(loss, network, task, mesh)
+  """Compiled (params, batch) -> what the task's `predict` finds, and where it belongs.
 
-
-def make_predict_step(network, task, mesh):
-  """The same for batches without labels: there are no sums."""
-  return _compiled(lambda params, batch, key: {}, network, task, mesh)
-
-
-def _compiled(loss, network, task, mesh):
-  def predict(params, batch):
-    return task.predict(network, params, batch) | {"example_ids": batch["example_ids"]}
-
-  whole = sharding.replicated(mesh)  # every process reads all outputs
-  return Compiled(partial(step.eval_step, loss=loss, predict=predict), out_shardings=whole)
-
-
-def measure(eval_step, params, store, plan, mesh, prefetch=2):
-  """(means, outputs) over every example of `store`, each once.
-
-  means: {"loss", …} as Python floats, summed in float64 over batches and divided once;
-  outputs: {name: [N, …]} in the order of the store.
+  No gradient, no dropout, nothing donated. options: the config's `loss` group.
   """
+  where = (
+    ("example_ids", "segments", "positions") if task.OUTPUTS == "token" else ("example_ids",)
+  )
+
+  def eval_step(params, batch):
+    found = task.predict(network, params, batch, options)
+    return found, {name: batch[name] for name in where}
+
+  return Compiled(eval_step, out_shardings=sharding.replicated(mesh))  # every process reads all
+
+
+def measure(eval_step, params, examples, plan, mesh, prefetch=2):
+  """`tasks.Found` of every row that has an example, in their order.
+
+  examples: prepare.Examples; plan: meets each of them once. Nothing is summed on the device:
+  what is found does not depend on batches, rows and devices beyond the rounding of float32.
+  """
+  store = examples.store
   index, count = jax.process_index(), jax.process_count()
 
   def make(number):
@@ -54,16 +50,37 @@ def measure(eval_step, params, store, plan, mesh, prefetch=2):
   hosts = feed.batches(make, 0, plan.num_steps, prefetch)
   with jax.set_mesh(mesh):
     pending = [eval_step(params, batch) for batch in sharding.put_batches(hosts, mesh)]
-  totals, outputs = {}, {}
-  for sums, found in jax.device_get(pending):
-    for name, pair in sums.items():
-      totals[name] = totals.get(name, 0) + np.asarray(pair, np.float64)
-    ids = found.pop("example_ids")
-    for name, values in found.items():
-      whole = outputs.setdefault(name, np.zeros((len(store), *values.shape[2:]), values.dtype))
-      whole[ids[ids >= 0]] = values[ids >= 0]
-  means = {name: float(total / max(weight, 1e-9)) for name, (total, weight) in totals.items()}
-  return means, outputs
+  whole = {}
+  for found, where in jax.device_get(pending):
+    _collect(whole, found, where, store)
+  return _by_row(examples, whole, by_token="positions" in where)
+
+
+def _collect(whole, found, where, store):
+  """Puts what one batch found into arrays [N, …], or [tokens, …], in the store's order."""
+  ids = where["example_ids"]
+  mine, size = ids >= 0, len(store)
+  places = ids[mine]
+  if "positions" in where:
+    segments = where["segments"]
+    mine, size = segments > 0, store.offsets[-1]
+    rows = np.nonzero(mine)[0]
+    places = store.offsets[ids[rows, segments[mine] - 1]] + where["positions"][mine]
+  for name, values in found.items():
+    if name not in whole:
+      whole[name] = np.zeros((size, *values.shape[2:]), values.dtype)
+    whole[name][places] = values[mine]
+
+
+def _by_row(examples, whole, by_token):
+  """[tasks.Found] of arrays in the store's order."""
+  store, found = examples.store, {}
+  for i, row in enumerate(store.values["row"].tolist()):
+    part = slice(store.offsets[i], store.offsets[i + 1]) if by_token else i
+    one = found.setdefault(row, tasks.Found(examples.rows[row], [], []))
+    one.examples.append(store.example(i))
+    one.outputs.append({name: values[part] for name, values in whole.items()})
+  return list(found.values())
 
 
 def evaluate(model, config):
@@ -72,7 +89,7 @@ def evaluate(model, config):
   Where the config holds nothing out (data.split=0), on all its rows.
   """
   _check_model(model.base, config)
-  task = TASKS[config.task]
+  task = tasks.TASKS[config.task]
   context = prepare.make_context(config, model.base, model.context.labels)
   rows = prepare.read_data(config.data, task)
   examples = prepare.encode(rows.held_out or rows.train, task, context)
@@ -81,9 +98,8 @@ def evaluate(model, config):
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
   eval_step = make_eval_step(model.network, task, config.loss, mesh)
-  means, outputs = measure(eval_step, params, examples.store, plan, mesh)
-  metrics = task.metrics(means, outputs, examples.store.values.get("label"), context)
-  return metrics | {"examples": len(examples.store)}
+  found = measure(eval_step, params, examples, plan, mesh)
+  return task.metrics(found, context) | {"examples": len(examples.store)}
 
 
 def _check_model(base, config):

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, generate, step, weights
+from jaxsft import evaluate, export, generate, step, tasks, weights
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 
@@ -29,11 +29,8 @@ def evaluate_and_keep_best(job, state, loop, done):
   held_out, data = job.data.held_out, job.data
   params = step.merge(state.trainable, state.frozen)
   with job.logger.pause():
-    means, outputs = evaluate.measure(
-      job.eval_step, params, held_out.store, data.eval_plan, job.mesh
-    )
-    labels = held_out.store.values.get("label")
-    metrics = data.task.metrics(means, outputs, labels, data.context)
+    found = evaluate.measure(job.eval_step, params, held_out, data.eval_plan, job.mesh)
+    metrics = data.task.metrics(found, data.context)
     job.logger.evaluation(done, metrics)
     value = metrics.get(job.metric)
     if not isinstance(value, float) or not np.isfinite(value):
@@ -45,7 +42,7 @@ def evaluate_and_keep_best(job, state, loop, done):
     sign = 1 if job.mode == "max" else -1
     if best is not None and sign * value <= sign * best["value"]:
       return loop | {"stale": loop["stale"] + 1, "last": metrics}
-    examples = predictions(job, outputs)
+    examples = predictions(job, found)
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
     best |= {"examples": examples, "export": loop["export"]}
     job.checkpoints.save_best(state.trainable, best)
@@ -66,14 +63,12 @@ def refuse_bad_updates(job, done):
     )
 
 
-def predictions(job, outputs):
+def predictions(job, found):
   """The first held-out rows with what the model says of them; [] where it says text."""
-  data, shown = job.data, []
-  by_id = {row.id: row for row in data.held_out.rows}
-  for i in range(min(SAMPLES, len(data.held_out.store)) if outputs else 0):
-    row = by_id[data.held_out.store.ids[i]]
-    answer = data.task.decode({k: v[i] for k, v in outputs.items()}, data.context)
-    shown.append({"text": row.fields["text"], "gold": row.fields["label"], **answer})
+  task, shown = job.data.task, []
+  for one in found[:SAMPLES] if task.GOLD else ():
+    given, gold = tasks.given_and_gold(one.row, task)
+    shown.append(given | gold | task.decode(one, job.data.context))
   return shown
 
 

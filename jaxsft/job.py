@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding, step
+from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding, step, tasks
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
@@ -39,9 +39,10 @@ class Job:
 
   @property
   def classes(self):
-    """Number of classes; None where targets are tokens or numbers."""
-    labels = self.data.context.labels
-    return len(labels) if labels and self.data.context.label_type == "single" else None
+    """Values that a label may have; None where targets are tokens or numbers."""
+    context = self.data.context
+    values = {"single": len(context.labels), "multi": 2}  # multi: yes or no for each label
+    return values.get(context.label_type) if context.labels else None
 
 
 def best_by(config, data):
@@ -77,7 +78,7 @@ def make_network(config, base, data):
 
 def new_head(config, base):
   """Whether the task's head is drawn anew although the file may have one of that name."""
-  wanted = pretrained.HEADS[config.task]
+  wanted = tasks.TASKS[config.task].HEAD
   return wanted in pretrained.LABELLED and (config.model.new_head or base.kind != wanted)
 
 

@@ -13,7 +13,16 @@ import pathlib
 
 import jax
 
-from jaxsft import command, config_values, evaluate, pretrained, sharding, start
+from jaxsft import (
+  command,
+  config,
+  config_values,
+  evaluate,
+  prepare,
+  pretrained,
+  sharding,
+  start,
+)
 from jaxsft.data import fetch, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import TASKS
@@ -51,27 +60,25 @@ def _predict(model, rows, batch_size):
           "the row or name another column with --columns"
         )
     unlabelled.append(row._replace(fields=fields))
-  encoded = ((row.id, task.encode(row, model.context).example) for row in unlabelled)
-  outputs = _outputs(model, task, store.in_memory(encoded), batch_size)
-  for i, row in enumerate(rows):
-    one = {name: values[i] for name, values in outputs.items()}
-    yield row, task.decode(one, model.context)
+  examples = prepare.examples(unlabelled, task, model.context, store.in_memory)
+  for row, found in zip(rows, _found(model, task, examples, batch_size), strict=True):
+    yield row, task.decode(found, model.context)
 
 
-def _outputs(model, task, examples, batch_size):
-  """What the network says of every example, in their order."""
+def _found(model, task, examples, batch_size):
+  """tasks.Found of every row, in their order."""
   mesh = sharding.make_mesh()
   plan = order.plan_evaluation(
-    examples.lengths,
+    examples.store.lengths,
     batch_size=batch_size,
     batch_unit="examples",
     packing="pack",
-    max_length=int(examples.lengths.max()),
+    max_length=int(examples.store.lengths.max()),
     row_multiple=sharding.row_shards(mesh),
   )
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
-  step = evaluate.make_predict_step(model.network, task, mesh)
-  return evaluate.measure(step, params, examples, plan, mesh)[1]
+  step = evaluate.make_eval_step(model.network, task, config.Loss(), mesh)
+  return evaluate.measure(step, params, examples, plan, mesh)
 
 
 def main(argv):

@@ -7,6 +7,8 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxsft import optim, sharding, tasks
 from jaxsft.data import audit, clean, fetch, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
@@ -255,15 +257,33 @@ def _refuse_labels(names, trained, path):
 
 def encode(rows, task, context):
   """`Examples` of rows; from the token store where everything that shapes them is the same."""
+  key = {
+    "rows": rows_hash(rows),
+    "tokenizer": tokenizer_hash(context.tokenizer),
+    "encoder": source_hash(task),
+  }
+  for field in dataclasses.fields(context):
+    if field.name != "tokenizer":
+      key[field.name] = getattr(context, field.name)
+  directory = fetch.cache_directory() / "stores"
+  build = lambda found, counts: store.build(found, key, directory, counts)
+  return examples(rows, task, context, build)
+
+
+def examples(rows, task, context, build):
+  """`Examples` of rows, of the store that build((id, example)…, counts) makes.
+
+  The examples of one row follow one another; their value "row" says which it is.
+  """
   counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
 
-  def examples():
+  def found():
     notes, stop_ids = collections.Counter(), set()
-    for row in rows:
+    for number, row in enumerate(rows):
       encoded = task.encode(row, context)
       if encoded.note:
         notes[encoded.note] += 1
-      if encoded.example is None:
+      if not encoded.examples:
         counts["dropped"] = (counts["dropped"] + [row.id])[:SAMPLES]
         continue
       stop_ids |= encoded.stop_ids
@@ -272,23 +292,11 @@ def encode(rows, task, context):
         if "label" in row.fields:
           sample["label"] = row.fields["label"]
         counts["samples"].append(sample)
-      yield row.id, encoded.example
+      for k, example in enumerate(encoded.examples):
+        yield f"{row.id}#{k}" if k else row.id, example | {"row": np.int32(number)}
     counts["notes"], counts["stop_ids"] = dict(notes), sorted(stop_ids)
 
-  key = {
-    "rows": rows_hash(rows),
-    "tokenizer": tokenizer_hash(context.tokenizer),
-    "chat_template": context.chat_template,
-    "max_length": context.max_length,
-    "too_long": context.too_long,
-    "labels": list(context.labels),
-    "label_type": context.label_type,
-    "train_on": context.train_on,
-    "encoder": source_hash(task),
-  }
-  directory = fetch.cache_directory() / "stores"
-  built = store.build(examples(), key, directory, counts)
-  return Examples(rows, built)
+  return Examples(rows, build(found(), counts))
 
 
 def rows_hash(rows):

@@ -13,7 +13,6 @@ from jaxsft import families, models, sharding, tasks, tokenizer, weights
 from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError
 
-HEADS = {"classify": "sequence", "chat": "lm"}  # task -> the head that it needs
 LABELLED = ("sequence", "token")  # heads whose classes have names
 
 
@@ -41,9 +40,9 @@ class Pretrained:
   @property
   def task(self):
     """The task of the checkpoint's own head; None where no task here has such a head."""
-    if models.has_source(self.arch):
-      return None
-    return next((task for task, kind in HEADS.items() if kind == self.kind), None)
+    own = (self.kind, models.has_source(self.arch) and self.kind == "lm")
+    fits = (name for name, t in tasks.TASKS.items() if (t.HEAD, t.SOURCE) == own)
+    return next(fits, None)
 
   @property
   def labels(self):
@@ -77,7 +76,7 @@ class Pretrained:
 
   def network(self, task, labels=(), **settings):
     """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
-    return self.network_of(HEADS[task], len(labels), **settings)
+    return self.network_of(tasks.TASKS[task].HEAD, len(labels), **settings)
 
   def network_of(self, kind, classes=0, **settings):
     """models.Network with a head of `kind` (see heads.Head)."""
@@ -86,13 +85,14 @@ class Pretrained:
 
   def check_task(self, task):
     """Raises JaxsftError where the family has no head for `task`."""
-    if models.has_source(self.arch):
-      kind = "an encoder or a decoder" if task == "classify" else "a causal language model"
+    needs = tasks.TASKS[task]
+    if models.has_source(self.arch) and not needs.SOURCE:
+      kind = "a causal language model" if needs.HEAD == "lm" else "an encoder or a decoder"
       raise JaxsftError(
         f"{self.path}: a {self.config['model_type']} reads a source and writes a target, "
         f"expected {kind} for config.task={task!r}: choose another checkpoint"
       )
-    self.family.names(self.arch, families.head_of(self.family, self.arch, HEADS[task], 2))
+    self.family.names(self.arch, families.head_of(self.family, self.arch, needs.HEAD, 2))
 
   def identity(self):
     """Hash that tells these weights from others: sizes, heads and tails of the files."""

@@ -1,4 +1,4 @@
-"""One update and one evaluation: pure, small, jitted once by the verb that calls them.
+"""One update: pure, small, jitted once by the verb that calls it.
 
 Nothing here knows of config, data, Hugging Face or Orbax. Losses and metrics are sums with
 weights; the one division comes after the last sum.
@@ -138,8 +138,3 @@ def _add_up(micro_step, batch):
   shapes = jax.eval_shape(lambda: micro_step(take(0), 0))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   return jax.lax.scan(add, zeros, jnp.arange(count))[0]
-
-
-def eval_step(params, batch, *, loss, predict):
-  """(sums, outputs per example) of one batch [R, …]; no key, so nothing random."""
-  return loss(params, batch, None), predict(params, batch)

@@ -185,7 +185,10 @@ def batches(job, first):
       accumulate=accumulate,
       weighting=job.config.loss.weighting,
     )
-    feed.validate(batch, job.network.arch.vocab, job.base.limit, job.classes, store.ids)
+    by_token = job.data.task.HEAD == "token"
+    feed.validate(
+      batch, job.network.arch.vocab, job.base.limit, job.classes, store.ids, by_token
+    )
     del batch["example_ids"]
     return batch
 

@@ -101,7 +101,7 @@ def test_smollm2_supervises_exactly_the_answers(facts, tmp_path):
   tokenizer = transformers.AutoTokenizer.from_pretrained(path)
   context = tasks.Context(tokenizer, 512)
   for index, fields in enumerate(facts["rows"]()[0]):
-    example = chat.encode(read.Row(str(index), f"rows:{index}", fields), context).example
+    example = chat.encode(read.Row(str(index), f"rows:{index}", fields), context).examples[0]
     answers = [m["content"] for m in fields["messages"] if m["role"] == "assistant"]
     trained = tokenizer.decode(example["targets"][example["weights"] > 0])
     assert trained == "".join(answer + "<|im_end|>" for answer in answers)

@@ -227,16 +227,3 @@ def test_small_updates_are_not_lost():
     state, _ = run(state, make_batch(1))
   moved = np.mean(np.asarray(state.trainable["head"]["kernel"]) != before["head"]["kernel"])
   assert moved > 0.99
-
-
-def test_eval_step_has_no_key():
-  seen = []
-
-  def spy(params, batch, key):
-    seen.append(key)
-    return loss(params, batch, key)
-
-  batch = {k: v[0] for k, v in make_batch(1).items()}
-  sums, outputs = step.eval_step(PARAMS, batch, loss=spy, predict=lambda p, b: {"n": b["w"]})
-  assert seen == [None]
-  assert float(sums["loss"][1]) == 12 and outputs["n"].shape == (12,)

@@ -30,7 +30,8 @@ def batch(
   segments (1…M in a row, 0 is padding), and what else the store aligns with tokens.
   [R, T] float32: weights; weighting="example" divides them by their sum over the example.
   [R, M]: example_ids (index into the store, -1 for none), and from the store's `label` and
-  `label_weight` (1 where it has none) labels and label_weights (0 for none).
+  `label_weight` (1 where it has none) labels and label_weights (0 for none); [R, M, C] where
+  an example has C values of one name.
   """
   at = _layout(store, rows, row_length, segments)
   result = {}
@@ -41,6 +42,8 @@ def batch(
     result[key] = flat.reshape(len(rows), row_length)
 
   for key, column in store.tokens.items():
+    if key in stores.ASIDE:
+      continue
     lay(key, column[at.source], column.dtype if key != "weights" else np.float32)
   lay("positions", at.within, np.int32)
   lay("segments", np.repeat(at.place + 1, at.lengths), np.int32)
@@ -131,16 +134,19 @@ def validate(
   max_positions: int | None,
   num_classes: int | None,
   ids: list[str] | None = None,
+  classes_by_token: bool = False,
 ) -> None:
   """Refuses what JAX would clamp, drop or turn into NaN without a word.
 
   max_positions: rows of a learned position table, None without one. num_classes: None where
-  labels are numbers. ids: the store's, for messages; else examples are named by index.
+  labels are numbers. classes_by_token: `targets` are classes, not tokens. ids: the store's,
+  for messages; else examples are named by index.
   """
   inside = batch["segments"] > 0
+  targets = (num_classes, "the labels") if classes_by_token else (vocab_size, "the vocabulary")
   for key, size, name in (
     ("inputs", vocab_size, "the vocabulary"),
-    ("targets", vocab_size, "the vocabulary"),
+    ("targets", *targets),
     ("positions", max_positions, "the model's positions"),
   ):
     if key in batch and size is not None:
@@ -163,6 +169,7 @@ def validate(
   if num_classes is not None:
     bad = bad | (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
     expected = f"expected 0 to {num_classes - 1} (the labels)"
+  used = used[..., None] if labels.ndim > used.ndim else used  # [R,M,C]: yes or no of each
   _refuse(batch, bad & used, "labels", expected, ids)
 
 
@@ -204,11 +211,11 @@ def _values(store, at: _Layout, shape) -> Batch:
   ids = np.full(shape, -1, np.int32)
   ids[at.row, at.place] = at.taken
   result = {"example_ids": ids}
-  values = {k + "s": v[at.taken] for k, v in store.values.items()}
+  values = {k + "s": v[at.taken] for k, v in store.values.items() if k not in stores.ASIDE}
   if "labels" in values:
     values.setdefault("label_weights", np.ones(len(at.taken), np.float32))
   for key, column in values.items():
-    result[key] = np.zeros(shape, column.dtype)
+    result[key] = np.zeros((*shape, *column.shape[1:]), column.dtype)
     result[key][at.row, at.place] = column
   return result
 
@@ -220,7 +227,7 @@ def _refuse(batch, bad, key, expected, ids):
   at = tuple(int(i) for i in np.argwhere(bad)[0])
   examples = batch["example_ids"]
   if key in ("labels", "label_weights"):
-    example, where = int(examples[at]), ""
+    example, where = int(examples[at[: examples.ndim]]), ""
   else:
     segment = int(batch["segments"][at])
     example = int(examples[(*at[:-1], segment - 1)]) if segment else -1

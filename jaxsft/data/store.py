@@ -7,7 +7,7 @@ A store is a directory named by the sha256 of its key, which lies beside the dat
   ids.jsonl      one JSON string an example
   offsets.npy    [N + 1] int64: example i holds tokens offsets[i] … offsets[i + 1]
   token.KEY.npy  [tokens] int32 or float32, for every token-aligned key
-  value.KEY.npy  [N], for every key with one value an example
+  value.KEY.npy  [N] or [N, C], for every key with one value, or C of them, an example
 """
 
 import contextlib
@@ -28,12 +28,15 @@ import numpy as np
 
 from jaxsft.errors import JaxsftError
 
-VERSION = 1
+VERSION = 2
 """Of this builder; part of every key, so that a change here makes old stores unreachable."""
 HEADER = 128
 """Bytes of an .npy header, left free at the start because the length is known at the end."""
 STALE = 24 * 3600
 """Seconds without a write after which the remains of a killed build are removed."""
+
+ASIDE = ("row", "word", "start_char", "end_char")
+"""Columns that stay on the host: they lead from an example back to its row."""
 
 Example = dict[str, np.ndarray | np.generic]
 
@@ -52,7 +55,7 @@ class Store:
   tokens: dict[str, np.ndarray]
   """Token-aligned keys, the examples one after another."""
   values: dict[str, np.ndarray]
-  """[N] each: keys with one value an example."""
+  """[N] or [N, C] each: keys with one value, or C of them, an example."""
   fingerprint: str
   """sha256 over ids, offsets and every column."""
   counts: dict
@@ -73,10 +76,10 @@ class Store:
 
 
 class _Column:
-  """One growing .npy file of a flat array, hashed as it grows."""
+  """One growing .npy file of an array [n] or [n, width], hashed as it grows."""
 
-  def __init__(self, path: pathlib.Path, dtype: np.dtype):
-    self.path, self.dtype, self.size = path, dtype, 0
+  def __init__(self, path: pathlib.Path, dtype: np.dtype, width: int | None = None):
+    self.path, self.dtype, self.width, self.size = path, dtype, width, 0
     self.hash = hashlib.sha256()
     self.file = path.open("wb", buffering=1 << 20)
     self.file.write(bytes(HEADER))
@@ -89,9 +92,10 @@ class _Column:
 
   def close(self):
     header = io.BytesIO()
+    shape = (self.size,) if self.width is None else (self.size // self.width, self.width)
     descr = np.lib.format.dtype_to_descr(self.dtype)
     np.lib.format.write_array_header_1_0(
-      header, {"descr": descr, "fortran_order": False, "shape": (self.size,)}
+      header, {"descr": descr, "fortran_order": False, "shape": shape}
     )
     assert header.tell() == HEADER, header.tell()
     self.file.seek(0)
@@ -113,9 +117,10 @@ def build(
   """The store of `key` under `directory`; `examples` are consumed only if it is not there.
 
   `key` names everything that shapes the examples (bytes of the data, tokenizer, template,
-  settings). 1-D arrays of an example are token-aligned and share one length T >= 1, 0-d
-  arrays are values of the example. `counts` is read after the last example, so that an
-  encoder can fill it while it runs; it is kept with the store and found in `Store.counts`.
+  settings). 1-D arrays of an example are token-aligned and share one length T >= 1; 0-d
+  arrays, and those of one row [1, C], are values of the example. `counts` is read after the
+  last example, so that an encoder can fill it while it runs; it is kept with the store and
+  found in `Store.counts`.
   """
   text, directory = canonical(key), pathlib.Path(directory)
   name = hashlib.sha256(text.encode()).hexdigest()
@@ -136,12 +141,12 @@ def build(
   return open_store(final, key)
 
 
-def in_memory(examples: Iterable[tuple[str, Example]]) -> Store:
+def in_memory(examples: Iterable[tuple[str, Example]], counts: dict | None = None) -> Store:
   """A store of few examples that nobody will ask for again, such as rows to predict."""
   ids, lengths, columns, types = [], [], {}, {}
   for id, example in examples:
     arrays, length = _normalise(id, example)
-    found = {k: (v.dtype, v.ndim) for k, v in arrays.items()}
+    found = _types(arrays)
     types = types or found
     _check_alike(id, found, types)
     for key, values in arrays.items():
@@ -150,14 +155,15 @@ def in_memory(examples: Iterable[tuple[str, Example]]) -> Store:
     lengths.append(length)
   if not ids:
     raise JaxsftError("found no example, expected at least one")
-  tokens = {k: np.concatenate(v) for k, v in columns.items() if types[k][1]}
-  values = {k: np.array(v) for k, v in columns.items() if not types[k][1]}
+  tokens = {k: np.concatenate(v) for k, v in columns.items() if types[k][1] == 1}
+  join = lambda k, v: np.concatenate(v) if types[k][1] else np.array(v)
+  values = {k: join(k, v) for k, v in columns.items() if k not in tokens}
   offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
   total = hashlib.sha256(json.dumps([ids, lengths]).encode())
   for key, column in sorted((tokens | values).items()):
     total.update(f"{key} {column.dtype.str} ".encode() + column.tobytes())
   lengths = np.array(lengths, np.int32)
-  return Store(None, ids, lengths, offsets, tokens, values, total.hexdigest(), {})
+  return Store(None, ids, lengths, offsets, tokens, values, total.hexdigest(), counts or {})
 
 
 def open_store(path: pathlib.Path, key: dict | None = None) -> Store:
@@ -212,12 +218,12 @@ def _write(directory, examples, key_text, counts):
       arrays, length = _normalise(id, example)
       with _writing(directory.parent):
         if not lengths:
-          for key, values in arrays.items():
-            kind = "token" if values.ndim else "value"
-            columns[key] = _Column(directory / f"{kind}.{key}.npy", values.dtype)
+          types = _types(arrays)
+          for key, (dtype, dims, width) in types.items():
+            kind = "token" if dims == 1 else "value"
+            columns[key] = _Column(directory / f"{kind}.{key}.npy", dtype, width)
             stack.callback(_close, columns[key].file)
-          types = {k: (v.dtype, v.ndim) for k, v in arrays.items()}
-        _check_alike(id, {k: (v.dtype, v.ndim) for k, v in arrays.items()}, types)
+        _check_alike(id, _types(arrays), types)
         for key, values in arrays.items():
           columns[key].append(values)
         line = json.dumps(id).encode() + b"\n"
@@ -275,13 +281,14 @@ def _normalise(id, example):
         raise JaxsftError(f"{key} of example {id} holds integers beyond 32 bits")
     elif values.dtype.kind == "f":
       values = values.astype(np.float32, copy=False)
-    if values.dtype not in (np.int32, np.float32) or values.ndim > 1:
+    row = values.ndim == 2 and len(values) == 1
+    if values.dtype not in (np.int32, np.float32) or not (values.ndim < 2 or row):
       raise JaxsftError(
         f"{key} of example {id} is {values.dtype}{list(values.shape)}, expected integers "
-        "or floats in a flat array or one value"
+        "or floats in a flat array, one value, or one row of values"
       )
     arrays[key] = values
-    if values.ndim:
+    if values.ndim == 1:
       lengths[key] = len(values)
   if len(set(lengths.values())) != 1 or 0 in lengths.values():
     raise JaxsftError(
@@ -290,12 +297,17 @@ def _normalise(id, example):
   return arrays, next(iter(lengths.values()))
 
 
+def _types(arrays):
+  """Key -> (type, dimensions, values of a row or None)."""
+  return {k: (v.dtype, v.ndim, v.shape[1] if v.ndim == 2 else None) for k, v in arrays.items()}
+
+
 def _check_alike(id, found, expected):
-  """Arrays as key -> (type, dimensions)."""
+  """Arrays as `_types` says."""
   if found != expected:
     raise JaxsftError(
-      f"example {id} has arrays (type, dimensions) {found}, the ones before it {expected}; "
-      "all examples of a store are alike"
+      f"example {id} has arrays (type, dimensions, width) {found}, the ones before it "
+      f"{expected}; all examples of a store are alike"
     )
 
 

@@ -132,6 +132,13 @@ def class_logits(params, x, head, key=None):
   return layers.linear(params["head"], x, x.dtype).astype(jnp.float32)
 
 
+def segment_sums(values, segments, max_segments):
+  """{name: [B,T]} -> {name: [B,M] float32}, the sum over each segment's tokens."""
+  mine = segments[:, None, :] == jnp.arange(1, max_segments + 1)[None, :, None]
+  add = lambda x: jnp.sum(jnp.where(mine, x.astype(jnp.float32)[:, None, :], 0), -1)
+  return {name: add(x) for name, x in values.items()}
+
+
 # --- cross-entropy over a vocabulary ---------------------------------------------------
 
 
@@ -174,6 +181,43 @@ def cross_entropy(
   }
 
 
+def token_losses(hidden, kernel, targets, weights, *, chunk, bias=None, softcap=None):
+  """(nll [B,T], right [B,T]) float32 of the supervised tokens, 0 elsewhere; no gradient.
+
+  Arguments as of `cross_entropy`; the plain cross-entropy and 1 where the target is the
+  likeliest token. At most about `chunk` tokens of a device have logits at a time.
+  """
+  rows = P(_row_axes())
+  return _on_rows(
+    partial(_local_token_losses, terms=_Terms(softcap, 0.0, 0.0, chunk)),
+    (rows, rows),
+    (hidden, kernel, bias, targets, weights),
+  )
+
+
+def _local_token_losses(hidden, kernel, bias, targets, weights, *, terms, axes=()):
+  B, T, D = hidden.shape
+  size, order, used, needed = _supervised_first(weights, terms.chunk, axes)
+  cast = kernel.astype(hidden.dtype)
+
+  def step(i, found):
+    take = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, 1)
+    index, weight = take(order), take(used)
+    x = jnp.take_along_axis(hidden, index[..., None], 1).reshape(-1, D)
+    target = jnp.take_along_axis(targets, index, 1).reshape(-1)
+    logits = project(x, cast, bias=bias, softcap=terms.softcap)
+    loss, right, _ = _token_values(logits, target, terms)
+    place = lambda whole, new: lax.dynamic_update_slice_in_dim(
+      whole, jnp.where(weight > 0, new.reshape(B, size), 0), i * size, 1
+    )
+    return tuple(place(*pair) for pair in zip(found, (loss, right), strict=True))
+
+  zeros = jnp.zeros(order.shape, jnp.float32)
+  found = lax.fori_loop(0, needed, step, (zeros, zeros))
+  back = jnp.argsort(order[:, :T], axis=1)
+  return tuple(jnp.take_along_axis(x, back, 1) for x in found)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _sums(hidden, kernel, bias, targets, weights, terms):
   return _spread(hidden, kernel, bias, targets, weights, terms, (False,) * 3)[0]
@@ -197,33 +241,55 @@ _sums.defvjp(_sums_forward, _sums_backward, symbolic_zeros=True)
 
 def _spread(hidden, kernel, bias, targets, weights, terms, wanted):
   """`_local` on every device's own rows; kernel gradients are summed once, at the end."""
-  local = partial(_local, terms=terms, wanted=wanted)
-  args = (hidden, kernel, bias, targets, weights)
+  rows = P(_row_axes())
+  return _on_rows(
+    partial(_local, terms=terms, wanted=wanted),
+    (P(), (rows if wanted[0] else P(), P(), P())),
+    (hidden, kernel, bias, targets, weights),
+  )
+
+
+def _row_axes():
+  """Axes of the mesh that rows are spread over; () without one."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = tuple(a for a in ROWS if not mesh.empty and mesh.shape.get(a, 1) > 1)
+  return tuple(a for a in ROWS if not mesh.empty and mesh.shape.get(a, 1) > 1)
+
+
+def _on_rows(local, out_specs, args):
+  """local(hidden, kernel, bias, targets, weights, axes=…) on every device's own rows."""
+  axes = _row_axes()
   if not axes:
     return local(*args)
   rows = P(axes)
   return jax.shard_map(
     partial(local, axes=axes),
     in_specs=(rows, P(), P(), rows, rows),
-    out_specs=(P(), (rows if wanted[0] else P(), P(), P())),
+    out_specs=out_specs,
     axis_names=set(axes),
     check_vma=False,
   )(*args)
 
 
-def _local(hidden, kernel, bias, targets, weights, *, terms, wanted, axes=()):
-  """((loss, hits), gradients in hidden, kernel and bias where wanted)."""
-  B, T, D = hidden.shape
-  order = jnp.argsort(weights == 0, axis=1, stable=True)  # supervised tokens first
-  size = max(1, min(T, round(terms.chunk / B)))
-  count = -(-T // size)
-  pad = lambda x: jnp.pad(x, ((0, 0), (0, count * size - T)))
+def _supervised_first(weights, chunk, axes):
+  """(S, order [B,n], weights in it [B,n], pieces of [B,S] that have a supervised token).
+
+  n is a multiple of S, which is such that B x S is about `chunk`.
+  """
+  B, T = weights.shape
+  order = jnp.argsort(weights == 0, axis=1, stable=True)
+  size = max(1, min(T, round(chunk / B)))
+  pad = lambda x: jnp.pad(x, ((0, 0), (0, -T % size)))
   order, used = pad(order), pad(jnp.take_along_axis(weights, order, 1))
   needed = -(-jnp.max(jnp.sum(used != 0, 1)) // size)
   if axes:
     needed = lax.pmax(needed, axes)  # every device takes part in every product
+  return size, order, used, needed
+
+
+def _local(hidden, kernel, bias, targets, weights, *, terms, wanted, axes=()):
+  """((loss, hits), gradients in hidden, kernel and bias where wanted)."""
+  B, T, D = hidden.shape
+  size, order, used, needed = _supervised_first(weights, terms.chunk, axes)
   cast = kernel.astype(hidden.dtype)
 
   def step(i, carry):
@@ -249,7 +315,7 @@ def _local(hidden, kernel, bias, targets, weights, *, terms, wanted, axes=()):
     return carry, (dh, dk, db)
 
   zeros = (
-    jnp.zeros((B, count * size, D), hidden.dtype) if wanted[0] else None,
+    jnp.zeros((*order.shape, D), hidden.dtype) if wanted[0] else None,
     jnp.zeros(kernel.shape, jnp.float32) if wanted[1] else None,
     jnp.zeros(bias.shape, jnp.float32) if wanted[2] else None,
   )
@@ -265,6 +331,12 @@ def _local(hidden, kernel, bias, targets, weights, *, terms, wanted, axes=()):
 
 def _token_losses(logits, target, weight, terms):
   """(sum of weight x loss, hits) and log Z of logits [n,V] with targets [n]."""
+  loss, right, log_z = _token_values(logits, target, terms)
+  return (jnp.sum(loss * weight), jnp.sum(right * (weight > 0))), log_z
+
+
+def _token_values(logits, target, terms):
+  """[n] each: the loss, 1 where the target is the likeliest (else 0), log Z."""
   V, eps = logits.shape[-1], terms.label_smoothing
   top = jnp.max(logits, -1, keepdims=True)
   log_z = top[..., 0] + jnp.log(jnp.sum(jnp.exp(logits - top), -1))
@@ -276,8 +348,7 @@ def _token_losses(logits, target, weight, terms):
   # argmax, as a plain minimum: XLA:CPU runs it several times faster.
   ids = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
   answer = jnp.min(jnp.where(logits == top, ids, V), -1)
-  hits = jnp.sum((answer == target) & (weight > 0), dtype=jnp.float32)
-  return (jnp.sum(loss * weight), hits), log_z
+  return loss, (answer == target).astype(jnp.float32), log_z
 
 
 def _token_gradients(logits, log_z, target, weight, terms):

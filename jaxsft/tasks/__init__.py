@@ -1,8 +1,19 @@
 """What the rows mean: one file a task, all with the same five functions.
 
-`encode` makes the arrays of one row, `loss` and `predict` run on the device, `decode` and
-`metrics` on the host. A task module also names the fields of its rows (`FIELDS`), and its
-metrics with the direction in which each is better (`METRICS`, `DEFAULT_METRIC`).
+`encode` makes the examples of one row, `loss` and `predict` run on the device, `decode` and
+`metrics` on the host. An evaluation is `predict` on labelled batches and then `metrics`: every
+number is computed once, in float64, from what was found for each example.
+
+A task module also says:
+  FIELDS          fields that its rows must have
+  GOLD            fields that hold the answer, absent where it is to be predicted
+  HEAD            the head it needs (see models.heads.Head)
+  SOURCE          whether it needs an encoder-decoder
+  OUTPUTS         what `predict` speaks of: each "segment" [R,M,…] or "token" [R,T,…]
+  METRICS         name -> "max" or "min", the direction in which it is better; or such a dict
+                  for each data.label_type
+  DEFAULT_METRIC  what "best" means unless evaluate.metric says otherwise
+and a task whose answers are texts has `prompt(row, context)`, what `generate.answers` reads.
 """
 
 from dataclasses import dataclass
@@ -21,7 +32,7 @@ class Context:
   labels: tuple[str, ...] = ()
   """Label names in id order; () where the task has none."""
   label_type: str = "single"
-  """"single" (one of `labels`) or "number"."""
+  """"single" (one of `labels`), "multi" (any of them) or "number"."""
   chat_template: str | None = None
   """Jinja text that replaces the tokenizer's own template."""
   train_on: str = "all"
@@ -31,8 +42,8 @@ class Context:
 class Encoded(NamedTuple):
   """What `encode` makes of one row."""
 
-  example: dict | None
-  """Arrays for the store; None: the row is left out."""
+  examples: tuple[dict, ...]
+  """Arrays for the store, one dict an example; (): the row is left out."""
   note: str | None
   """None, "truncated" or "dropped: too long"; the caller counts them."""
   text: str
@@ -41,6 +52,27 @@ class Encoded(NamedTuple):
   """(start, end) in characters of `text`: what is supervised."""
   stop_ids: frozenset
   """Ids that end the supervised parts."""
+
+
+class Found(NamedTuple):
+  """All that is known of one row after an evaluation or a prediction."""
+
+  row: Any
+  """data.read.Row."""
+  examples: list[dict]
+  """What `encode` made of it, in order."""
+  outputs: list[dict]
+  """For each example what `predict` found: name -> […] of its segment, [T,…] of its tokens."""
+  texts: tuple[str, ...] = ()
+  """Generated answers, the best first; () where none was asked for."""
+
+
+def given_and_gold(row, task):
+  """({field: value} of all but the answer, {"gold": the answer, or its fields}) of a row."""
+  gold = {name: row.fields[name] for name in task.GOLD if name in row.fields}
+  given = {name: value for name, value in row.fields.items() if name not in gold}
+  value = next(iter(gold.values())) if len(task.GOLD) == 1 and gold else gold
+  return given, {"gold": value} if gold else {}
 
 
 from jaxsft.tasks import chat, classify  # noqa: E402  the tasks use what is above

@@ -15,6 +15,8 @@ from jaxsft.errors import JaxsftError
 from jaxsft.models import heads
 
 FIELDS = ()  # messages, or prompt and completion: `encode` says what a row lacks
+GOLD = ()
+HEAD, SOURCE, OUTPUTS = "lm", False, "segment"
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
 DEFAULT_METRIC = "loss"
 
@@ -56,13 +58,13 @@ def _encode(row, context):
         break
   spans = [(start, end) for start, end, _ in rendered.spans]
   if len(tokens.ids) - 1 > context.max_length:
-    return tasks.Encoded(None, "dropped: too long", rendered.text, spans, frozenset())
+    return tasks.Encoded((), "dropped: too long", rendered.text, spans, frozenset())
   example = {
     "inputs": tokens.ids[:-1],
     "targets": tokens.ids[1:],
     "weights": tokens.supervised[1:].astype(np.float32),
   }
-  return tasks.Encoded(example, note, rendered.text, spans, tokens.stop_ids)
+  return tasks.Encoded((example,), note, rendered.text, spans, tokens.stop_ids)
 
 
 def _tokens(messages, tools, context):
@@ -98,20 +100,40 @@ def loss(network, params, batch, options, key=None):
   return found
 
 
-def predict(network, params, batch):
-  """Nothing: answers are generated, see generate.py."""
-  return {}
+def predict(network, params, batch, options):
+  """Of each segment [R,M] float32: nll, the summed loss of its supervised tokens; tokens,
+  how many (the sum of their weights); right, how many are the likeliest.
+  """
+  x = network.hidden(params, batch)
+  x, kernel, bias, softcap = network.to_vocabulary(params, x)
+  nll, right = heads.token_losses(
+    x,
+    kernel,
+    batch["targets"],
+    batch["weights"],
+    bias=bias,
+    softcap=softcap,
+    chunk=options.chunk,
+  )
+  weights, most = batch["weights"], batch["example_ids"].shape[1]
+  found = {"nll": nll * weights, "tokens": weights, "right": right}
+  return heads.segment_sums(found, batch["segments"], most)
 
 
-def decode(outputs, context):
-  """Nothing to decode."""
-  return {}
+def decode(found, context):
+  """{"text"}, the generated answer; {} where none was asked for."""
+  return {"text": found.texts[0]} if found.texts else {}
 
 
-def metrics(means, outputs, labels, context):
-  """Final numbers: the means over all held-out tokens, and the perplexity exp(loss)."""
+def metrics(found, context):
+  """Means over all held-out tokens, and the perplexity exp(loss)."""
+  sums = {
+    name: sum(float(o[name]) for f in found for o in f.outputs)
+    for name in ("nll", "tokens", "right")
+  }
+  loss = sums["nll"] / sums["tokens"]
   return {
-    "loss": means["loss"],
-    "perplexity": math.exp(min(means["loss"], 700.0)),  # finite in a float
-    "token_accuracy": means["token_accuracy"],
+    "loss": loss,
+    "perplexity": math.exp(min(loss, 700.0)),  # finite in a float
+    "token_accuracy": sums["right"] / sums["tokens"],
   }

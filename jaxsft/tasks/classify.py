@@ -12,6 +12,8 @@ from jaxsft import tasks
 from jaxsft.errors import JaxsftError
 
 FIELDS = ("text", "label")
+GOLD = ("label",)
+HEAD, SOURCE, OUTPUTS = "sequence", False, "segment"
 METRICS = {
   "single": {"accuracy": "max", "macro_f1": "max", "mcc": "max", "loss": "min"},
   "number": {"mse": "min", "mae": "min", "pearson": "max", "spearman": "max", "loss": "min"},
@@ -35,7 +37,7 @@ def encode(row, context):
         "config.data.too_long to 'truncate' or 'drop', or raise config.data.max_length"
       )
     if context.too_long == "drop":
-      return tasks.Encoded(None, "dropped: too long", row.fields["text"], [], frozenset())
+      return tasks.Encoded((), "dropped: too long", row.fields["text"], [], frozenset())
     note = "truncated"
     tokens = context.tokenizer(
       row.fields["text"],
@@ -52,7 +54,7 @@ def encode(row, context):
     example["label"] = label_of(row, context)
     example["label_weight"] = np.float32(1)
   text = row.fields["text"] if pair is None else f"{row.fields['text']} | {pair}"
-  return tasks.Encoded(example, note, text, [], frozenset())
+  return tasks.Encoded((example,), note, text, [], frozenset())
 
 
 def label_of(row, context):
@@ -95,14 +97,14 @@ def loss(network, params, batch, options, key=None):
   }
 
 
-def predict(network, params, batch):
+def predict(network, params, batch, options):
   """{"logits": [R,M,C]} float32; segment m of a row stands at [row, m - 1]."""
   return {"logits": network.logits(params, batch)}
 
 
-def decode(outputs, context):
-  """{"label", "score", "scores"} or {"number"} of one example's outputs {"logits": [C]}."""
-  logits = np.asarray(outputs["logits"], np.float64)
+def decode(found, context):
+  """{"label", "score", "scores"} or {"number"} of one row."""
+  logits = np.asarray(found.outputs[0]["logits"], np.float64)
   if context.label_type == "number":
     return {"number": float(logits[0])}
   scores = np.exp(logits - logits.max())
@@ -115,20 +117,24 @@ def decode(outputs, context):
   }
 
 
-def metrics(means, outputs, labels, context):
-  """Final numbers from all held-out examples at once, each counted once.
+def metrics(found, context):
+  """Final numbers of all held-out rows, each counted once.
 
-  means: {"loss", …} already divided; outputs: {"logits": [n, C]}; labels: [n].
   Pearson and Spearman are absent where a side is constant (they are undefined there).
   """
-  logits = outputs["logits"]
+  logits = np.stack([f.outputs[0]["logits"] for f in found]).astype(np.float64)
+  labels = np.array([f.examples[0]["label"] for f in found])
   if context.label_type == "number":
-    return {"loss": means["loss"], **_regression(logits[:, 0], labels)}
+    numbers = _regression(logits[:, 0], labels)
+    return {"loss": numbers["mse"], **numbers}
+  top = logits.max(-1)
+  log_z = top + np.log(np.exp(logits - top[:, None]).sum(-1))
+  nll = log_z - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
   from sklearn import metrics as sk  # slow to import, needed only here
 
   predicted, ids = logits.argmax(-1), list(range(len(context.labels)))
   return {
-    "loss": means["loss"],
+    "loss": float(nll.mean()),
     "accuracy": float(np.mean(predicted == labels)),
     "macro_f1": float(sk.f1_score(labels, predicted, average="macro", zero_division=0)),
     "mcc": float(sk.matthews_corrcoef(labels, predicted)),

@@ -203,15 +203,12 @@ def at_run(config, work):
 
   def look(params, batch):
     calls.append(1)
-    good = 0.5 + 0.1 * (len(calls) == 2)
-    sums = {"loss": (jnp.float32(len(calls)), jnp.float32(1)), "accuracy": (good, 1.0)}
-    outputs = {"example_ids": batch["example_ids"]}
+    places, shape = {"example_ids": batch["example_ids"]}, batch["example_ids"].shape
     if config.task == "chat":
-      return {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}, outputs
+      found = {"nll": len(calls) * 1.0, "tokens": 1.0, "right": 0.5 + 0.1 * (len(calls) == 2)}
+      return {name: jnp.full(shape, x) for name, x in found.items()}, places
     tilt = 1.0 if len(calls) in (2, 4) else -1.0
-    shape = batch["example_ids"].shape
-    outputs["logits"] = jnp.broadcast_to(jnp.array([0.0, tilt]), (*shape, 2))
-    return sums, outputs
+    return {"logits": jnp.broadcast_to(jnp.array([0.0, tilt]), (*shape, 2))}, places
 
   def answers(network, params, tokenizer, prompts, **settings):
     asked.append((prompts, settings["max_new_tokens"]))

@@ -17,7 +17,7 @@ EVERY = [(b, p, n) for b in (1, 4, 8, 13, 16) for p in ("none", "pack") for n in
 
 @pytest.fixture(scope="module")
 def measured(files, tmp_path_factory):
-  """(means, outputs, metrics, ids in the batches) of a pair in a layout."""
+  """([tasks.Found], metrics, ids in the batches) of a pair in a layout."""
   root = tmp_path_factory.mktemp("thirteen")
 
   @functools.cache
@@ -38,25 +38,27 @@ def measured(files, tmp_path_factory):
     job = build.job(config, tiny.devices(devices))
     store, plan = job.data.held_out.store, job.data.eval_plan
     assert len(store) == COUNT
-    means, outputs = evaluate.measure(job.eval_step, build.params(job), store, plan, job.mesh)
-    gold = store.values.get("label")
-    metrics = job.data.task.metrics(means, outputs, gold, job.data.context)
+    held_out, params = job.data.held_out, build.params(job)
+    found = evaluate.measure(job.eval_step, params, held_out, plan, job.mesh)
+    metrics = job.data.task.metrics(found, job.data.context)
     seen = [i for k in range(plan.num_steps) for row in plan.batch(k) for i in row]
-    return means, outputs, metrics, seen, gold
+    return found, metrics, seen
 
   return measure
 
 
 def equal(found, expected):
-  """Sums of 13 float32 losses in another order."""
-  means, outputs, metrics, seen, _ = found
-  known, wanted, numbers, _, _ = expected
+  """Every row once, in the order of the file, and the same said of it."""
+  ours, metrics, seen = found
+  wanted, numbers, _ = expected
   assert sorted(seen) == list(range(COUNT))
-  assert means.keys() == known.keys()
-  for name in means:
-    assert means[name] == pytest.approx(known[name], rel=1e-6, abs=1e-7), name
-  for name in outputs:
-    np.testing.assert_allclose(outputs[name], wanted[name], atol=3e-6)
+  assert [one.row.where.rsplit(":")[-1] for one in ours] == [str(n + 1) for n in range(COUNT)]
+  for one, other in zip(ours, wanted, strict=True):
+    assert one.row == other.row and len(one.outputs) == len(other.outputs)
+    for mine, theirs in zip(one.outputs, other.outputs, strict=True):
+      assert mine.keys() == theirs.keys()
+      for name in mine:
+        np.testing.assert_allclose(mine[name], theirs[name], atol=3e-6, rtol=1e-6)
   for name, value in numbers.items():
     if name in ("confusion", "labels"):
       assert metrics[name] == value
@@ -78,15 +80,25 @@ def test_no_layout_of_any_changes_it(measured, pair, layout):
 
 
 @pytest.mark.parametrize("pair", [("bert", "classify"), ("bert", "number")], ids=str)
-def test_means_are_those_of_the_outputs(measured, pair):
-  """By hand, from each example's own output: padding and empty places count nothing."""
+def test_numbers_are_those_of_the_rows(measured, pair):
+  """By hand, from each row's own output and its own label."""
   layout = (4, "pack", 2) if pair[1] == "classify" else REFERENCE
-  means, outputs, metrics, _, gold = measured(pair, layout)
-  logits = outputs["logits"].astype(np.float64)
+  found, metrics, _ = measured(pair, layout)
+  logits = np.stack([one.outputs[0]["logits"] for one in found]).astype(np.float64)
+  said = [one.row.fields["label"] for one in found]
   if pair[1] == "number":
-    assert means["loss"] == pytest.approx(np.mean((logits[:, 0] - gold) ** 2), rel=1e-5)
-    assert metrics["mse"] == pytest.approx(means["loss"], rel=1e-5)
+    mse = np.mean((logits[:, 0] - np.array(said, np.float64)) ** 2)
+    assert metrics["mse"] == metrics["loss"] == pytest.approx(mse, rel=1e-6)
     return
+  gold = np.array([metrics["labels"].index(name) for name in said])
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-  assert means["loss"] == pytest.approx(-np.mean(log_p[np.arange(COUNT), gold]), rel=1e-5)
-  assert metrics["accuracy"] == np.mean(logits.argmax(-1) == gold) == means["accuracy"]
+  nll = -np.mean(log_p[np.arange(COUNT), gold])
+  assert metrics["loss"] == pytest.approx(nll, rel=1e-9)
+  assert metrics["accuracy"] == np.mean(logits.argmax(-1) == gold)
+
+
+def test_the_perplexity_is_that_of_all_tokens(measured):
+  found, metrics, _ = measured(("llama", "chat"), (4, "pack", 2))
+  tokens = sum(float(o["tokens"]) for one in found for o in one.outputs)
+  assert tokens == sum(e["weights"].sum() for one in found for e in one.examples)
+  assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]))

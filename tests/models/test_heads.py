@@ -78,6 +78,22 @@ def test_chunked_is_dense(options, chunk):
   assert value_only[1]["accuracy"] == sums["accuracy"]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_losses_of_single_tokens(chunk, softcap):
+  hidden, kernel, bias, targets, weights = problem()
+  nll, right = heads.token_losses(
+    hidden, kernel, targets, weights, bias=bias, softcap=softcap, chunk=chunk
+  )
+  logits = hidden @ kernel.T + bias
+  logits = logits if softcap is None else softcap * np.tanh(logits / softcap)
+  log_p = jax.nn.log_softmax(logits)
+  expected = -np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
+  used = weights > 0
+  np.testing.assert_allclose(nll, np.where(used, expected, 0), rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(right, used & (logits.argmax(-1) == targets))
+
+
 def test_loss_needs_the_right_shift():
   """Targets that the hidden states point at cost nothing, others a lot."""
   kernel = 30 * np.eye(V, dtype=np.float32)
@@ -148,11 +164,16 @@ def test_eight_devices_give_the_result_of_one(shape):
 
   value, grads = jax.jit(run)(hidden, kernel, targets, weights)
   mesh = sharding.make_mesh(*shape)
+  single = lambda *args: heads.token_losses(*args, chunk=16)
+  alone = jax.jit(single)(hidden, kernel, targets, weights)
   with jax.set_mesh(mesh):
     placed = sharding.put_batch({"h": hidden, "t": targets, "w": weights}, mesh)
     spec = sharding.spec_for("lm_head/kernel", kernel.shape, mesh)
     table = jax.device_put(kernel, jax.sharding.NamedSharding(mesh, spec))
     other, spread = jax.jit(run)(placed["h"], table, placed["t"], placed["w"])
+    together = jax.jit(single)(placed["h"], table, placed["t"], placed["w"])
+  for a, b in zip(alone, together, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
   np.testing.assert_allclose(value, other, rtol=1e-5)
   for a, b in zip(grads, spread, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)

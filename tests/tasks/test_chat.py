@@ -37,7 +37,7 @@ def context(shape="chatml", max_length=1000, **options):
 
 
 def trained_text(encoded, context):
-  example = encoded.example
+  example = encoded.examples[0]
   return context.tokenizer.decode(example["targets"][example["weights"] > 0])
 
 
@@ -48,7 +48,7 @@ def test_inputs_targets_and_weights_are_the_ids_shifted_once(shape):
   encoded = chat.encode(example_row, place)
   messages = example_row.fields["messages"]
   ids = place.tokenizer.apply_chat_template(messages)["input_ids"]
-  example = encoded.example
+  example = encoded.examples[0]
   assert example["inputs"].tolist() == ids[:-1]
   assert example["targets"].tolist() == ids[1:]
   assert example["weights"].shape == example["targets"].shape
@@ -95,7 +95,7 @@ def test_every_error_names_the_place_of_the_row():
 
 
 def length_of(*contents, system=None):
-  return len(chat.encode(row(*contents, system=system), context()).example["inputs"])
+  return len(chat.encode(row(*contents, system=system), context()).examples[0]["inputs"])
 
 
 def test_the_longest_example_fits_and_one_token_more_does_not():
@@ -110,7 +110,7 @@ def test_the_longest_example_fits_and_one_token_more_does_not():
 
 def test_drop_leaves_the_row_out_with_its_reason():
   encoded = chat.encode(row("Hi", "Yes"), context(max_length=5, too_long="drop"))
-  assert encoded.example is None and encoded.note == "dropped: too long"
+  assert encoded.examples == () and encoded.note == "dropped: too long"
 
 
 def test_truncate_removes_whole_exchanges_from_the_start():
@@ -119,13 +119,13 @@ def test_truncate_removes_whole_exchanges_from_the_start():
     length = length_of(*talk[-kept:], system="Be kind.")
     place = context(max_length=length, too_long="truncate")
     encoded = chat.encode(row(*talk, system="Be kind."), place)
-    assert encoded.note == "truncated" and len(encoded.example["inputs"]) == length
+    assert encoded.note == "truncated" and len(encoded.examples[0]["inputs"]) == length
     answers = talk[-kept:][1::2]
     assert trained_text(encoded, place) == "".join(a + "<|im_end|>" for a in answers)
     assert encoded.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>u")
   place = context(max_length=length_of("three", "last") - 1, too_long="truncate")
   encoded = chat.encode(row(*talk), place)
-  assert encoded.example is None and encoded.note == "dropped: too long"
+  assert encoded.examples == () and encoded.note == "dropped: too long"
 
 
 def test_truncate_leaves_what_fits_alone():
@@ -142,10 +142,13 @@ class Copying:
   def __init__(self, sequence, offset):
     self.sequence, self.offset = sequence, offset
 
-  def hidden_and_auxiliary(self, params, batch, key=None):
+  def hidden(self, params, batch, key=None):
     T = batch["inputs"].shape[1]
     wanted = self.sequence[self.offset : self.offset + T]
-    return 30.0 * jax.nn.one_hot(jnp.asarray(wanted), V)[None], None
+    return 30.0 * jax.nn.one_hot(jnp.asarray(wanted), V)[None]
+
+  def hidden_and_auxiliary(self, params, batch, key=None):
+    return self.hidden(params, batch), None
 
   def to_vocabulary(self, params, x, key=None):
     return x, params["lm_head"]["kernel"], None, None
@@ -185,13 +188,35 @@ def test_smoothing_and_z_loss_train_but_do_not_measure():
     assert float(chat.loss(network, params, batch, options)["loss"][0]) == plain
 
 
-def test_metrics_are_the_means_and_their_perplexity():
-  means = {"loss": math.log(8.0), "token_accuracy": 0.25, "other": 1.0}
-  found = chat.metrics(means, {}, None, context())
-  assert found == pytest.approx(
+def found(*examples):
+  """tasks.Found of rows with one example each: (nll, tokens, right)."""
+  names = ("nll", "tokens", "right")
+  return [tasks.Found(None, [], [dict(zip(names, one, strict=True))]) for one in examples]
+
+
+def test_metrics_are_means_over_all_tokens_and_their_perplexity():
+  metrics = chat.metrics(found((math.log(8.0) * 3, 3.0, 1.0), (math.log(8.0), 1.0, 0.0)), None)
+  assert metrics == pytest.approx(
     {"loss": math.log(8.0), "perplexity": 8.0, "token_accuracy": 0.25}
   )
-  assert set(found) == set(chat.METRICS) and chat.DEFAULT_METRIC in chat.METRICS
-  huge = chat.metrics({"loss": 1e4, "token_accuracy": 0.0}, {}, None, context())
+  assert set(metrics) == set(chat.METRICS) and chat.DEFAULT_METRIC in chat.METRICS
+  huge = chat.metrics(found((1e4, 1.0, 0.0)), None)
   assert math.isfinite(huge["perplexity"]) and json.dumps(huge)
-  assert chat.predict(None, None, None) == {} and chat.decode({}, context()) == {}
+
+
+def test_predict_finds_what_the_loss_sums():
+  """Two segments of a row: each its own nll, tokens and hits."""
+  sequence = np.array([1, 2, 3, 4, 0], np.int32)
+  batch = {
+    "inputs": sequence[None, :4],
+    "targets": np.array([[2, 3, 1, 0]], np.int32),
+    "weights": np.array([[1, 1, 1, 0]], np.float32),
+    "segments": np.array([[1, 1, 2, 0]], np.int32),
+    "example_ids": np.array([[0, 1, -1]], np.int32),
+  }
+  params, network = {"lm_head": {"kernel": jnp.eye(V)}}, Copying(sequence, 1)
+  outputs = chat.predict(network, params, batch, OPTIONS)
+  assert outputs["tokens"].tolist() == [[2, 1, 0]] and outputs["right"].tolist() == [[2, 0, 0]]
+  loss, weight = chat.loss(network, params, batch, OPTIONS)["loss"]
+  assert float(outputs["nll"].sum()) == pytest.approx(float(loss)) and weight == 3
+  assert float(outputs["nll"][0, 0]) < 1e-6 < 80 < float(outputs["nll"][0, 1])
