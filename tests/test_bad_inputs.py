@@ -18,12 +18,11 @@ import pytest
 
 from jaxsft import train
 from tests import bad_inputs, tiny
-from tests.bad_inputs import chats, checkpoints, configs, rows, verbs
+from tests.bad_inputs import chats, checkpoints, configs, files, rows, verbs
 from tests.bad_inputs.cases import LONG
 
-CASES = (
-  rows.ROWS + chats.CHATS + checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
-)
+CASES = rows.ROWS + files.FILES + chats.CHATS
+CASES += checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
 
 
 @pytest.fixture(scope="session")

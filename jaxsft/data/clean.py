@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxsft.data import rules
+from jaxsft.data import forms, rules
 from jaxsft.data.read import Row, near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -129,6 +129,8 @@ def _empty_field(row: Row, needed: Sequence[str]) -> str | None:
       )
   # The task may do without a pair, but where there is one it must be text.
   texts = [name for name in TEXT_FIELDS if name in needed or name == "text_pair"]
+  if not needed and forms.plain(row.fields):
+    texts.append("text")
   for name in texts:
     value = row.fields.get(name, "none")
     if value is None or (isinstance(value, str) and not value.strip()):

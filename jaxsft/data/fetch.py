@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsft.data import index, unpack
+from jaxsft.data import index, parallel, unpack
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -46,7 +46,7 @@ def cache_directory() -> Path:
 
 
 def resolve(path: str, sha256: str | None, *, key: str = "data.path") -> Path:
-  """The local file, directory or glob behind `path`, which config key `key` named.
+  """The local file, directory, glob or `{a,b}` files behind `path`, which key `key` named.
 
   `pypi:` names need `sha256`, the hash of the downloaded archive; for a local file it is
   compared when given. `tfds:` names come back as they are: `read.read_rows` opens them.
@@ -203,18 +203,27 @@ def _check_local(path: str, sha256: str | None, key: str) -> Path:
       )
     return found
   known = path.startswith("tfds:") or found.exists()
+  if not known and parallel.braced(path):
+    missing = [f for f in parallel.files(str(found), key).values() if not Path(f).is_file()]
+    for file in missing[:1]:
+      _refuse_missing(file, key)
+    known = True
   if not known and glob.has_magic(path):
     known = bool(glob.glob(str(found), recursive=True))
   if not known:
-    parent = found.parent
-    names = sorted(os.listdir(parent)) if parent.is_dir() else []
-    where = near(found.name, names) if names else f"; there is no directory {parent}"
-    raise JaxsftError(
-      f"{key}: found no file or directory {path}{where}; correct {key} "
-      f"(the working directory is {Path.cwd()})"
-    )
+    _refuse_missing(path, key)
   if sha256:
     raise UsageError(
       f"{section}.sha256 pins one file, but {key} is {path!r}; set {section}.sha256 to None"
     )
   return Path(path) if path.startswith("tfds:") else found
+
+
+def _refuse_missing(path: str, key: str) -> None:
+  parent = Path(path).expanduser().parent
+  names = sorted(os.listdir(parent)) if parent.is_dir() else []
+  where = near(Path(path).name, names) if names else f"; there is no directory {parent}"
+  raise JaxsftError(
+    f"{key}: found no file or directory {path}{where}; correct {key} "
+    f"(the working directory is {Path.cwd()})"
+  )

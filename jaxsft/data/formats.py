@@ -66,7 +66,8 @@ def text(file: str, encoding: str) -> Iterator[Record]:
     yield Record(number, str(number), {"text": line.rstrip("\r\n")})
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """json's object_pairs_hook that raises ValueError for a key that stands twice."""
   result = dict(pairs)
   if len(result) != len(pairs):  # json would keep the last one and say nothing
     names = [name for name, _ in pairs]
@@ -75,23 +76,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def _parse_error(error: Exception) -> str:
+def parse_error(error: Exception) -> str:
+  """What json says of a text, without its line."""
   if isinstance(error, json.JSONDecodeError):
     return f"{error.msg} at column {error.colno}"
   return str(error)
 
 
+def check_characters(value: Any, shown: str, where: str) -> None:
+  """Raises JaxsftError for half of a surrogate pair: it is no character, nothing encodes it."""
+  try:
+    json.dumps(value, ensure_ascii=False).encode()
+  except UnicodeEncodeError:
+    raise JaxsftError(
+      f"{where}: the escape of half a character (\\ud800 … \\udfff alone), in "
+      f"{_shown(shown)}; write the file again without cutting characters in two"
+    ) from None
+
+
 def _check_object(value: Any, source: str, where: str) -> None:
-  if (
-    "\\ud" in source.lower()
-  ):  # half of a surrogate pair is no character: nothing can encode it
-    try:
-      json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-      raise JaxsftError(
-        f"{where}: the escape of half a character (\\ud800 … \\udfff alone), in "
-        f"{_shown(source)}; write the file again without cutting characters in two"
-      ) from None
+  if "\\ud" in source.lower():
+    check_characters(value, source, where)
   if not isinstance(value, dict):
     raise JaxsftError(
       f"{where}: found {_shown(value)}, expected an object such as "
@@ -104,13 +109,13 @@ def jsonl(file: str, encoding: str) -> Iterator[Record]:
     if not line.strip():
       continue
     try:
-      value = json.loads(line, object_pairs_hook=_object)
+      value = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
       hint = ""
       if (number == 1 and line.strip() in ("[", "{")) or line.lstrip().startswith("[{"):
         hint = "; if the whole file is one JSON list, set data.format to 'json'"
       raise JaxsftError(
-        f"{file}:{number}: malformed JSON: {_parse_error(error)}, in {_shown(line)}; correct "
+        f"{file}:{number}: malformed JSON: {parse_error(error)}, in {_shown(line)}; correct "
         f"the line{hint}"
       ) from None
     if number == 1 and isinstance(value, list):
@@ -123,9 +128,18 @@ def jsonl(file: str, encoding: str) -> Iterator[Record]:
 
 
 def json_list(file: str, encoding: str) -> Iterator[Record]:
-  """A file that is one list of objects; parsed item by item to know each one's line."""
-  text = "".join(line for _, line in lines(file, encoding))
-  decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
+  """A file that is one list of objects."""
+  yield from json_items(file, whole(file, encoding))
+
+
+def whole(file: str, encoding: str) -> str:
+  """The text of a file; errors as in `lines`."""
+  return "".join(line for _, line in lines(file, encoding))
+
+
+def json_items(file: str, text: str) -> Iterator[Record]:
+  """The objects of a file's list; parsed item by item to know each one's line."""
+  decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
   skip = lambda at: re.compile(r"[ \t\r\n]*").match(text, at).end()
   at = skip(0)
   if not text[at:]:
@@ -146,7 +160,7 @@ def json_list(file: str, encoding: str) -> Iterator[Record]:
     except (ValueError, RecursionError) as error:
       place = getattr(error, "lineno", line)
       raise JaxsftError(
-        f"{file}:{place}: malformed JSON in item {number}: {_parse_error(error)}; correct it, "
+        f"{file}:{place}: malformed JSON in item {number}: {parse_error(error)}; correct it, "
         "or set data.format to 'jsonl' if every line is an object of its own"
       ) from None
     _check_object(value, text[start:at], f"{file}:{where}")

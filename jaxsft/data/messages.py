@@ -1,25 +1,20 @@
 """Rows to conversations: lists of checked messages that say which of them train."""
 
+from jaxsft.data import forms
 from jaxsft.errors import JaxsftError
 
 ROLES = ("system", "user", "assistant", "tool")
+WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
 
 
 def conversation(fields, train_on="all"):
   """Checked messages of a row, each with a boolean "train" (only answers can train).
 
-  fields: {"messages": [{"role", "content", maybe "train"}, …]} or {"prompt", "completion"}.
-  train_on: "all" answers or the "last" one. A message's own "train": false takes it out.
+  fields: one of the forms of `forms` but text. train_on: "all" answers or the "last" one. A
+  message's own "train": false takes it out, and so does a "weight" or "loss_weight" of 0.
   """
-  found = fields.get("messages")
-  if found is None:
-    found = _prompt_and_completion(fields)
-  if not isinstance(found, list) or not found:
-    raise JaxsftError(
-      f"messages is {_show(found)}, expected a list of {{'role', 'content'}}; correct the "
-      "row or map the right column with config.data.columns"
-    )
-  messages = [_message(index, message) for index, message in enumerate(found)]
+  messages = [_message(here, message) for here, message in forms.turns(fields)]
+  messages = _with_system(forms.system(fields), messages)
   if not any(message["role"] == "assistant" for message in messages):
     raise JaxsftError(
       "no message has the role 'assistant', so there is nothing to train on; add the "
@@ -36,45 +31,83 @@ def conversation(fields, train_on="all"):
   return [message | {"train": i in trained} for i, message in enumerate(messages)]
 
 
-def _prompt_and_completion(fields):
-  prompt, completion = fields.get("prompt"), fields.get("completion")
-  if not (isinstance(prompt, str) and isinstance(completion, str)):
+def _with_system(system, messages):
+  """Messages that begin with the system prompt of the row's own field, if it has one."""
+  if system is None:
+    return messages
+  if messages[0]["role"] != "system":
+    return [{"role": "system", "content": system, "train": False}, *messages]
+  if messages[0]["content"] != system:
     raise JaxsftError(
-      f"the row has the fields {', '.join(sorted(fields)) or 'none'}; expected 'messages', "
-      "or 'prompt' and 'completion' as text; map columns with config.data.columns"
+      f"the field 'system' is {forms.shown(system)}, but the first message says "
+      f"{forms.shown(messages[0]['content'])}; remove one of them"
     )
-  return [
-    {"role": "user", "content": prompt},
-    {"role": "assistant", "content": completion},
-  ]
+  return messages
 
 
-def _message(index, message):
+def _message(here, message):
   """A message without empty keys, with a boolean "train"."""
-  here = f"messages[{index}]"
   if not isinstance(message, dict):
-    raise JaxsftError(f"{here} is {_show(message)}, expected {{'role', 'content'}}")
+    raise JaxsftError(f"{here} is {forms.shown(message)}, expected {{'role', 'content'}}")
   message = {key: value for key, value in message.items() if value is not None}
   role = message.get("role")
   if role not in ROLES:
+    hint = ", or name the column 'conversations'" if "from" in message else ""
     raise JaxsftError(
       f"{here} has the role {role!r} and the keys {', '.join(map(str, message))}; expected "
-      f"'role' (one of {', '.join(ROLES)}) and 'content'"
+      f"'role' (one of {', '.join(ROLES)}) and 'content'{hint}"
     )
-  content = message.get("content", "" if message.get("tool_calls") else None)
-  if not isinstance(content, str):
-    raise JaxsftError(f"{here}: content is {_show(content)}, expected text")
+  content = _text(here, message.get("content", "" if message.get("tool_calls") else None))
   if role == "assistant" and not content.strip() and not message.get("tool_calls"):
     raise JaxsftError(
       f"{here}: the assistant's content is empty; write the answer or remove the row"
     )
-  train = message.get("train", role == "assistant")
+  train = _train(here, message)
+  rest = {key: value for key, value in message.items() if key not in WEIGHTS}
+  return rest | {"content": content, "train": train}
+
+
+def _text(here, content):
+  """The text of a message's content: itself, or its typed parts one after the other."""
+  if isinstance(content, str):
+    return content
+  if not isinstance(content, list) or not content:
+    raise JaxsftError(f"{here}: content is {forms.shown(content)}, expected text")
+  texts = []
+  for index, part in enumerate(content):
+    kind = part.get("type") if isinstance(part, dict) else None
+    said = [part[key] for key in ("text", "value") if key in part] if kind == "text" else []
+    text = next((text for text in said if text is not None), None)
+    if not isinstance(text, str):
+      raise JaxsftError(
+        f"{here}: content[{index}] is {forms.shown(part)}, expected {{'type': 'text', "
+        "'text': …}: only text can be trained on; remove the part or the row"
+      )
+    texts.append(text)
+  return "".join(texts)
+
+
+def _train(here, message):
+  """Whether a message trains, by whichever key says it."""
+  role, said = message["role"], {}
+  for key in WEIGHTS:
+    if key in message:
+      said[key] = message[key] == 1
+      if message[key] not in (0, 1):
+        raise JaxsftError(
+          f"{here}: {key!r} is {message[key]!r}, expected 0 or 1: a message trains or does not"
+        )
+  train = message.get("train", next(iter(said.values()), role == "assistant"))
   if not isinstance(train, bool) or (train and role != "assistant"):
     raise JaxsftError(
-      f"{here}: 'train' is {train!r} for the role {role!r}; expected true or false, and "
-      "true only for 'assistant'"
+      f"{here}: {next(iter(said), 'train')!r} is {train!r} for the role {role!r}; expected "
+      "true or false, and true only for 'assistant'"
     )
-  return message | {"content": content, "train": train}
+  if any(other != train for other in said.values()):
+    raise JaxsftError(
+      f"{here}: 'train' is {train} but {', '.join(said)} say otherwise; keep one of them"
+    )
+  return train
 
 
 def shorter(messages):
@@ -90,8 +123,3 @@ def shorter(messages):
     rest = messages[cut:]
     if rest[0]["role"] == "user" and any(message["train"] for message in rest):
       yield messages[:lead] + rest
-
-
-def _show(value):
-  text = repr(value)
-  return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"

@@ -1,6 +1,6 @@
-"""Rows of JSONL, JSON, CSV, TSV, Parquet, text and TFDS, each with its place and its id.
+"""Rows of all file formats and of TFDS, each with its place and its id.
 
-Reading streams: one row at a time (a `.json` list is held whole), files in the order of
+Reading streams: one row at a time (`.json` is held whole), files in the order of
 their names. A row is what the user wrote; `clean.py` decides which rows stay.
 """
 
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsft.data import formats
+from jaxsft.data import conll, formats, parallel, squad
 from jaxsft.errors import JaxsftError, UsageError
 
 SUFFIXES = {
@@ -26,9 +26,30 @@ SUFFIXES = {
   ".tab": "tsv",
   ".parquet": "parquet",
   ".txt": "text",
+  ".conll": "conll",
+  ".bio": "conll",
+  ".iob": "conll",
+  ".iob2": "conll",
 }
-TEXT_FORMATS = {"jsonl": formats.jsonl, "json": formats.json_list, "text": formats.text}
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text", "tfds")
+TEXT_FORMATS = {
+  "jsonl": formats.jsonl,
+  "json": squad.json_rows,
+  "squad": squad.file_rows,
+  "text": formats.text,
+}
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
+FORMATS += ("conll", "squad", "parallel", "tfds")
+
+
+class Source(NamedTuple):
+  """One file, or files that are read as one."""
+
+  name: str
+  short: str
+  """What ids begin with."""
+  read: Callable[[], Iterator[formats.Record]]
+  columns: dict[str, str | int]
+  """Field -> column; {}: `read` has mapped them."""
 
 
 class Row(NamedTuple):
@@ -36,7 +57,8 @@ class Row(NamedTuple):
 
   id: str
   where: str
-  """"file:line", lines from 1; Parquet: rows from 1; TFDS: the id that TFDS gives."""
+  """"file:line", lines from 1; CoNLL: of the first token; Parquet: rows from 1; TFDS and SQuAD:
+  the id that stands there."""
   fields: dict[str, Any]
 
 
@@ -51,13 +73,14 @@ def read_rows(
   id: str | None,
   data_dir: str | None = None,
 ) -> Iterator[Row]:
-  """The rows of a file, a glob, or `tfds:NAME/SPLIT`; the settings are those of `Data`.
+  """The rows of a file, a glob, `DIR/train.{en,de}`, or `tfds:NAME/SPLIT`.
 
-  `columns` maps a field to a column's name or position; a column that is not mapped keeps
-  its name (its position, "0", "1" …, where there is no header), and a mapped field hides a
-  column of the same name. Ids are "filename:line" or the field `id` as text; the same id
-  twice is an error (only ids from a field are remembered, so memory stays constant without).
-  Blank lines are no rows, except in `text`. `data_dir` is where TFDS keeps its data.
+  The settings are those of `Data`. `columns` maps a field to a column's name or position; a
+  column that is not mapped keeps its name (its position, "0", "1" …, where there is no
+  header), and a mapped field hides a column of the same name. Ids are "filename:line" or
+  the field `id` as text; the same id twice is an error (only ids from a field are remembered,
+  so memory stays constant without). Blank lines are no rows, except in `text` and in parallel
+  text. `data_dir` is where TFDS keeps its data.
   Raises JaxsftError with file:line, UsageError for settings that do not fit.
   """
   name = str(path)
@@ -71,21 +94,20 @@ def read_rows(
     )
   columns = dict(columns or {})
   if tfds:
-    sources = [(name, "", partial(formats.tfds, name, data_dir))]
-  else:
-    try:
-      codecs.lookup(encoding)
-    except LookupError:
-      raise UsageError(
-        f"data.encoding is {encoding!r}, which Python does not know; try utf-8, latin-1, "
-        "cp1252 or gb18030"
-      ) from None
-    sources = []
-    for file, short in _files(name):
-      kind = _format_of(file, format)
-      read = _reader(kind, file, encoding, header, quoting, columns)
-      sources.append((file, short, read))
-  return _rows(sources, columns, id)
+    return _rows([Source(name, "", partial(formats.tfds, name, data_dir), columns)], id)
+  try:
+    codecs.lookup(encoding)
+  except LookupError:
+    raise UsageError(
+      f"data.encoding is {encoding!r}, which Python does not know; try utf-8, latin-1, "
+      "cp1252 or gb18030"
+    ) from None
+  sources = []
+  for file, short in _files(name, format):
+    kind = _format_of(file, format)
+    read = _reader(kind, file, encoding, header, quoting, columns)
+    sources.append(Source(file, short, read, {} if kind == "conll" else columns))
+  return _rows(sources, id)
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -98,13 +120,9 @@ def near(name: str, names: Iterable[str]) -> str:
   return f"{hint} (there is {', '.join(shown)}{more})" if names else ""
 
 
-def _rows(
-  sources: list[tuple[str, str, Callable[[], Iterator[formats.Record]]]],
-  columns: dict[str, str | int],
-  id: str | None,
-) -> Iterator[Row]:
+def _rows(sources: list[Source], id: str | None) -> Iterator[Row]:
   places: dict[str, str] = {}
-  for file, short, read in sources:
+  for file, short, read, columns in sources:
     names: dict[str, str] | None = None
     for number, place, record in read():
       where = f"{file}:{place}"
@@ -172,9 +190,15 @@ def _identify(fields: dict[str, Any], id: str, where: str) -> str:
   return str(value)
 
 
-def _files(name: str) -> list[tuple[str, str]]:
+def _files(name: str, format: str) -> list[tuple[str, str]]:
   """(path as given, short name for ids) of a file or of all files of a glob, sorted."""
-  if os.path.isfile(name):
+  paired = parallel.braced(name) and not os.path.isfile(name)
+  if paired and format not in ("auto", "parallel"):
+    raise UsageError(
+      f"data.path names sides in braces, {name}, but data.format is {format!r}; set it to "
+      "'parallel' or 'auto'"
+    )
+  if os.path.isfile(name) or format == "parallel" or paired:
     return [(name, os.path.basename(name))]
   found = []
   if not os.path.exists(name) and glob.has_magic(name):
@@ -193,6 +217,8 @@ def _files(name: str) -> list[tuple[str, str]]:
 def _format_of(file: str, format: str) -> str:
   if format != "auto":
     return format
+  if parallel.braced(file) and not os.path.isfile(file):
+    return "parallel"
   suffix = Path(file.removesuffix(".gz")).suffix.lower()
   if suffix not in SUFFIXES:
     raise UsageError(
@@ -204,6 +230,8 @@ def _format_of(file: str, format: str) -> str:
 
 def _reader(kind, file, encoding, header, quoting, columns) -> Callable:
   """The generator function of one file, with its settings filled in."""
+  if kind == "conll":
+    return partial(conll.sentences, file, encoding, columns)
   positions = [field for field, column in columns.items() if isinstance(column, int)]
   if kind in ("csv", "tsv"):
     if header is None:
@@ -218,8 +246,11 @@ def _reader(kind, file, encoding, header, quoting, columns) -> Callable:
   if positions:
     raise UsageError(
       f"data.columns gives a position for {positions[0]!r}, but {file} is {kind}: positions "
-      "are for CSV and TSV; give the column's name"
+      "are for CSV, TSV and CoNLL; give the column's name"
     )
   if kind == "parquet":
     return partial(formats.parquet, file)
+  if kind == "parallel":
+    parallel.files(file)  # the path is checked before anything is read
+    return partial(parallel.rows, file, encoding)
   return partial(TEXT_FORMATS[kind], file, encoding)

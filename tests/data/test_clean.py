@@ -56,6 +56,17 @@ def test_counts_add_up():
 TEXTS = [("a", "2.5"), ("b", "0"), ("c", "-0.5"), (" \n", "1"), (None, "1"), ("", "0.1")]
 
 
+def test_plain_text_of_a_chat_may_be_empty():
+  lines = [row(1, text="a"), row(2, text=" "), row(3, text=None), row(4, text="b")]
+  result = cleaned(lines, task_fields=())
+  assert [r.id for r in result.rows] == ["r1", "r4"]
+  assert result.left_out == {"empty text": 2}
+  # Beside another form, text is a column like any other.
+  chat = {"instruction": "a", "output": "b"}
+  assert len(cleaned([row(1, text="", **chat)], task_fields=()).rows) == 1
+  refused([row(1, text=5)], "f.csv:1", "expected text", task_fields=())
+
+
 def test_nothing_left_says_what_took_the_rows():
   rows = [row(1, text="a", n=1), row(2, text="", n=5)]
   refused(rows, "no row is left of 2 read", "keep rule: 1", "empty text: 1", "data.keep",

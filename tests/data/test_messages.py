@@ -7,6 +7,7 @@ from jaxsft.errors import JaxsftError
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Yes"}
+TEXT, IMAGE = {"type": "text", "text": "a"}, {"type": "image_url", "image_url": "a.png"}
 
 
 def trained(messages, train_on="all"):
@@ -43,25 +44,50 @@ def test_keys_of_templates_pass_and_empty_ones_go():
   }
 
 
+def test_typed_parts_of_text_are_one_text():
+  parts = [TEXT, {"type": "text", "value": " b", "text": None}]
+  found = conversations.conversation({"messages": [USER | {"content": parts}, ANSWER]})
+  assert found[0]["content"] == "a b"
+
+
+@pytest.mark.parametrize("key", ["weight", "loss_weight"])
+def test_weights_say_what_trains(key):
+  off, on = ANSWER | {key: 0.0}, ANSWER | {key: 1}
+  assert trained([USER | {key: 0}, off, USER, on, USER, ANSWER]) == [3, 5]
+  found = conversations.conversation({"messages": [USER, on | {"train": True}]})
+  assert key not in found[1]  # templates see what they know
+
+
 @pytest.mark.parametrize(
   "fields, sentence",
   [
-    ({}, "the fields none; expected 'messages', or 'prompt' and 'completion'"),
-    ({"text": "a", "id": 1}, r"the fields id, text;.*data.columns"),
-    ({"prompt": "a", "completion": None}, "'prompt' and 'completion' as text"),
+    ({"text": "a"}, "plain text, expected a conversation.*data.columns"),
     ({"prompt": [USER], "completion": [ANSWER]}, "'prompt' and 'completion' as text"),
     ({"messages": "[]"}, r"messages is str '\[\]', expected a list"),
     ({"messages": []}, r"messages is list \[\], expected a list"),
     ({"messages": ["Hi"]}, r"messages\[0\] is str 'Hi'"),
-    ({"messages": [USER, {"from": "gpt", "value": "a"}]}, r"\[1\].*keys from, value"),
+    ({"messages": [{"from": "gpt", "value": "a"}]}, r"\[0\].*keys from.*'conversations'"),
     ({"messages": [{"role": "human", "content": "a"}]}, r"\[0\] has the role 'human'"),
     ({"messages": [{"role": "user"}, ANSWER]}, r"\[0\]: content is NoneType None"),
-    ({"messages": [USER | {"content": [{}]}, ANSWER]}, r"\[0\]: content is list"),
+    ({"messages": [USER | {"content": []}, ANSWER]}, r"\[0\]: content is list \[\]"),
+    ({"messages": [USER | {"content": [{}]}, ANSWER]}, r"\[0\]: content\[0\] is dict {}"),
+    ({"messages": [USER | {"content": ["a"]}, ANSWER]}, r"\[0\]: content\[0\] is str 'a'"),
+    ({"messages": [USER | {"content": [TEXT, IMAGE]}]}, r"content\[1\] is dict.*only text"),
+    ({"messages": [USER | {"content": [TEXT | {"text": None}]}]}, r"content\[0\] is dict"),
     ({"messages": [USER]}, "no message has the role 'assistant'"),
     ({"messages": [USER, ANSWER | {"content": " \n"}]}, r"\[1\]: .*content is empty"),
     ({"messages": [USER, ANSWER | {"train": False}]}, "every assistant .* false"),
     ({"messages": [USER | {"train": True}, ANSWER]}, r"\[0\]: 'train' is True .*'user'"),
     ({"messages": [USER, ANSWER | {"train": 1}]}, r"\[1\]: 'train' is 1"),
+    (
+      {"messages": [USER, ANSWER | {"weight": 0.5}]},
+      r"\[1\]: 'weight' is 0.5, expected 0 or 1",
+    ),
+    ({"messages": [USER, ANSWER | {"loss_weight": "1"}]}, r"'loss_weight' is '1', expected 0"),
+    ({"messages": [USER | {"weight": 1}, ANSWER]}, r"\[0\]: 'weight' is True .*'user'"),
+    ({"messages": [USER, ANSWER | {"train": True, "weight": 0}]}, "'train' is True but weight"),
+    ({"messages": [USER, ANSWER | {"loss_weight": 1, "weight": 0}]}, "say otherwise"),
+    ({"messages": [USER, ANSWER | {"weight": 0}]}, "every assistant .* false"),
   ],
 )
 def test_what_is_wrong_with_a_row(fields, sentence):

@@ -1,6 +1,5 @@
 """Every format becomes the same rows; every broken file names its line and the way out."""
 
-import gzip
 import io
 import json
 import os
@@ -31,22 +30,6 @@ def rows_of(path, **settings):
 
 def fields_of(path, **settings):
   return [row.fields for row in rows_of(path, **settings)]
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-
-  def write(name, content):
-    content = content.encode() if isinstance(content, str) else content
-    if name.endswith(".gz"):
-      content = gzip.compress(content)
-    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-    with open(name, "wb") as file:
-      file.write(content)
-    return name
-
-  return write
 
 
 def refused(path, *parts, error=JaxsftError, **settings):

@@ -1,0 +1,259 @@
+"""The forms in which chats are written down, each turned into messages.
+
+| form | fields of the row |
+|---|---|
+| messages | messages: [{"role", "content"}, …] |
+| sharegpt | conversations: [{"from", "value"}, …] or [{"role", "content"}, …]; system, tools |
+| alpaca | instruction, output; input, system, history: [[question, answer], …] |
+| prompt and completion | prompt, completion |
+| text | text, which is learnt as it stands: no messages |
+
+Alpaca and ShareGPT are read as LLaMA-Factory documents them (its data/README.md): the
+question is instruction and input on a line each, answers of the history are learnt too, and a
+function_call is an answer that calls tools, whose result is the observation.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jaxsft.errors import JaxsftError
+
+PAIR = "prompt and completion"
+NEEDED = {
+  "messages": ("messages",),
+  "sharegpt": ("conversations",),
+  "alpaca": ("instruction",),
+  PAIR: ("prompt", "completion"),
+}
+FIELDS = ("messages", "conversations", "prompt", "completion", "text")
+FIELDS += ("instruction", "input", "output", "system", "history")
+ROLES = {
+  "human": "user",
+  "user": "user",
+  "gpt": "assistant",
+  "assistant": "assistant",
+  "system": "system",
+  "observation": "tool",
+  "tool": "tool",
+}
+
+Turns = list[tuple[str, Any]]
+"""(place in the row, message) in their order."""
+
+
+def form(fields: Mapping[str, Any]) -> str:
+  """The form of a row: "messages", "sharegpt", "alpaca", "prompt and completion" or "text".
+
+  A field that is None is not there. Text beside another form is a column like any other.
+  Raises JaxsftError for a row of no form, or of two.
+  """
+  there = {name for name, value in fields.items() if value is not None}
+  found = _forms(there)
+  if len(found) > 1:
+    first, second = (NEEDED[name][0] for name in found[:2])
+    raise JaxsftError(
+      f"the row is {found[0]} by its field {first!r} and {found[1]} by {second!r}, expected "
+      "one of them; give the field that is not meant another name, such as "
+      f"config.data.columns={{'unused': '{second}'}}"
+    )
+  if not found and "text" not in there:
+    raise JaxsftError(
+      f"the row has the fields {', '.join(sorted(there)) or 'none'}; expected 'messages', "
+      "'conversations', 'instruction' and 'output', 'prompt' and 'completion', or 'text'; map "
+      "columns with config.data.columns"
+    )
+  return found[0] if found else "text"
+
+
+def plain(fields: Mapping[str, Any]) -> bool:
+  """Whether a row has a field "text", maybe empty, and no other form."""
+  return "text" in fields and not _forms({k for k, v in fields.items() if v is not None})
+
+
+def _forms(there: set[str]) -> list[str]:
+  return [name for name, needed in NEEDED.items() if there.issuperset(needed)]
+
+
+def turns(fields: Mapping[str, Any]) -> Turns:
+  """The messages of a row in any form but text; what is in them is checked elsewhere."""
+  kind = form(fields)
+  if kind == "text":
+    raise JaxsftError(
+      "the row is plain text, expected a conversation; map columns with config.data.columns"
+    )
+  return READ[kind](fields)
+
+
+def text(fields: Mapping[str, Any]) -> str:
+  """The text of a row of the form "text"."""
+  found = fields["text"]
+  if not isinstance(found, str) or not found.strip():
+    raise JaxsftError(
+      f"text is {shown(found)}, expected text; correct the row or map the right column with "
+      "config.data.columns"
+    )
+  return found
+
+
+def system(fields: Mapping[str, Any]) -> str | None:
+  """The system prompt of a row's own field; None: there is none, or the form has no such."""
+  found = fields.get("system") if form(fields) in ("sharegpt", "alpaca") else None
+  if found is not None and not isinstance(found, str):
+    raise JaxsftError(f"system is {shown(found)}, expected text; correct the row")
+  return found if found and found.strip() else None
+
+
+def tools(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+  """The tools that a row describes, for the template; None: there are none.
+
+  The field may be a JSON text. Alpaca and ShareGPT describe them as {"name", …}, templates
+  read {"type": "function", "function": {"name", …}}; in other forms they stay as they are.
+  """
+  found = fields.get("tools")
+  if isinstance(found, str):
+    found = _parsed("tools", found) if found.strip() else None
+  if not found:
+    return None
+  if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+    raise JaxsftError(f"tools is {shown(found)}, expected a list of objects; correct the row")
+  if form(fields) not in ("sharegpt", "alpaca"):
+    return found
+  for index, tool in enumerate(found):
+    named = tool.get("function", tool)
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+      raise JaxsftError(
+        f"tools[{index}] is {shown(tool)}, expected {{'type': 'function', 'function': "
+        "{'name', …}} or {'name', …}; correct the row"
+      )
+  return [t if "function" in t else {"type": "function", "function": t} for t in found]
+
+
+def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
+  found = fields[name]
+  if not isinstance(found, list) or not found:
+    keys = "'role', 'content'" if name == "messages" else "'from', 'value'"
+    raise JaxsftError(
+      f"{name} is {shown(found)}, expected a list of {{{keys}}}; correct the row or map the "
+      "right column with config.data.columns"
+    )
+  return found
+
+
+def _messages(fields: Mapping[str, Any]) -> Turns:
+  return [(f"messages[{i}]", found) for i, found in enumerate(_list(fields, "messages"))]
+
+
+def _prompt_and_completion(fields: Mapping[str, Any]) -> Turns:
+  _texts(fields, "prompt", "completion")
+  return [
+    ("prompt", {"role": "user", "content": fields["prompt"]}),
+    ("completion", {"role": "assistant", "content": fields["completion"]}),
+  ]
+
+
+def _alpaca(fields: Mapping[str, Any]) -> Turns:
+  _texts(fields, "instruction", "output")
+  question = [fields["instruction"]]
+  if fields.get("input") is not None:
+    _texts(fields, "input")
+    question.append(fields["input"])
+  question = [part for part in question if part.strip()]
+  if not question:
+    raise JaxsftError(
+      "instruction and input are empty, expected a question; correct the row, or leave such "
+      "rows out with config.data.keep"
+    )
+  found = []
+  for place, pair in _history(fields):
+    found += [
+      (f"{place}[{i}]", {"role": role, "content": part})
+      for i, (role, part) in enumerate(zip(("user", "assistant"), pair, strict=True))
+    ]
+  return [
+    *found,
+    ("instruction", {"role": "user", "content": "\n".join(question)}),
+    ("output", {"role": "assistant", "content": fields["output"]}),
+  ]
+
+
+def _history(fields: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+  """(place, [question, answer]) of the exchanges before."""
+  found = fields.get("history") or []
+  pairs = [found] if not isinstance(found, list) else found
+  for pair in pairs:
+    texts = isinstance(pair, list) and [part for part in pair if isinstance(part, str)]
+    if not texts or not len(texts) == len(pair) == 2:
+      raise JaxsftError(
+        f"history is {shown(found)}, expected pairs of texts [[question, answer], …]; correct "
+        "the row"
+      )
+  return [(f"history[{i}]", pair) for i, pair in enumerate(pairs)]
+
+
+def _sharegpt(fields: Mapping[str, Any]) -> Turns:
+  conversations = _list(fields, "conversations")
+  return [_turn(f"conversations[{i}]", turn) for i, turn in enumerate(conversations)]
+
+
+def _turn(here: str, turn: Any) -> tuple[str, Any]:
+  if not isinstance(turn, dict):
+    raise JaxsftError(f"{here} is {shown(turn)}, expected {{'from', 'value'}}")
+  by, said = ("from", "value") if "from" in turn or "value" in turn else ("role", "content")
+  speaker, content = turn.get(by), turn.get(said)
+  rest = {key: value for key, value in turn.items() if key not in (by, said)}
+  if speaker == "function_call":
+    calls = {"role": "assistant", "content": "", "tool_calls": _calls(here, content)}
+    return here, rest | calls
+  if not isinstance(speaker, str) or speaker not in ROLES:
+    raise JaxsftError(
+      f"{here} is from {speaker!r} and has the keys {', '.join(map(str, turn))}; expected "
+      f"'from' (one of {', '.join(ROLES)}, function_call) and 'value', or 'role' and 'content'"
+    )
+  return here, rest | {"role": ROLES[speaker], "content": content}
+
+
+def _calls(here: str, content: Any) -> list[dict[str, Any]]:
+  """Tool calls, as templates read them, of {"name", "arguments"} or a list of these."""
+  found = _parsed(here, content) if isinstance(content, str) else content
+  calls = found if isinstance(found, list) else [found]
+  for call in calls:
+    arguments = call.get("arguments") if isinstance(call, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
+      raise JaxsftError(
+        f"{here}: the function_call is {shown(content)}, expected the JSON of {{'name', "
+        "'arguments': {…}}; correct the row"
+      )
+  return [{"type": "function", "function": call} for call in calls]
+
+
+def _parsed(here: str, content: str) -> Any:
+  try:
+    return json.loads(content)
+  except (ValueError, RecursionError) as error:
+    raise JaxsftError(
+      f"{here}: {shown(content)} is no JSON ({error}); correct the row"
+    ) from None
+
+
+def _texts(fields: Mapping[str, Any], *names: str) -> None:
+  for name in names:
+    if not isinstance(fields.get(name), str):
+      raise JaxsftError(
+        f"{name} is {shown(fields.get(name))}, expected {' and '.join(map(repr, names))} as "
+        "text; correct the row or map columns with config.data.columns"
+      )
+
+
+def shown(value: Any) -> str:
+  """A value's type and its beginning."""
+  text = repr(value)
+  return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
+
+
+READ = {
+  "messages": _messages,
+  "sharegpt": _sharegpt,
+  "alpaca": _alpaca,
+  PAIR: _prompt_and_completion,
+}
