@@ -30,7 +30,7 @@ class Examples:
 
   ids: Sequence[str]
   lengths: np.ndarray
-  """[N] tokens."""
+  """[N] tokens; [N,2] of source and target."""
   supervised: np.ndarray
   """[N] supervised tokens, or labels, of each (store.supervised)."""
   unit: str = "tokens"
@@ -163,11 +163,14 @@ def _merged(spans):
 def _describe(examples: Examples) -> dict:
   lengths = np.asarray(examples.lengths)
   tokens, supervised = int(lengths.sum()), int(np.sum(examples.supervised))
-  at = np.quantile(lengths, list(QUANTILES.values()), method="higher")
+  at = np.quantile(lengths, list(QUANTILES.values()), axis=0, method="higher")
+  streams = (
+    {"lengths": at} if at.ndim == 1 else {"source_lengths": at[:, 0], "lengths": at[:, 1]}
+  )
   return {
     "examples": len(examples.ids),
     "tokens": tokens,
-    "lengths": dict(zip(QUANTILES, map(int, at), strict=True)),
+    **{k: dict(zip(QUANTILES, map(int, v), strict=True)) for k, v in streams.items()},
     "supervised": supervised,
     "supervised_share": supervised / tokens,
     "unit": examples.unit,
@@ -236,7 +239,12 @@ def _warnings(train: Examples, held_out: Examples | None) -> list[str]:
 
 
 def _set_lines(name: str, found: dict) -> list[str]:
-  lengths = ", ".join(f"{key} {value}" for key, value in found["lengths"].items())
+  words = {"source_lengths": "sources: ", "lengths": "targets: "}
+  words = words if words.keys() <= found.keys() else {"lengths": ""}
+  lengths = "; ".join(
+    word + ", ".join(f"{at} {value}" for at, value in found[key].items())
+    for key, word in words.items()
+  )
   lines = [
     f"{name:<10} {found['examples']:,} examples, {found['tokens']:,} tokens ({lengths})",
   ]
@@ -256,10 +264,13 @@ def _set_lines(name: str, found: dict) -> list[str]:
 
 
 def _plan_lines(plan: dict, rates: dict[str, float | int]) -> list[str]:
-  shapes = ", ".join(f"{r} x {t} ({n:,} updates)" for r, t, _, n in plan["shapes"])
+  size = lambda t: " + ".join(map(str, np.ravel(t).tolist()))
+  shapes = ", ".join(f"{r} x {size(t)} ({n:,} updates)" for r, t, _, n in plan["shapes"])
+  filled = ", ".join(f"{name} {share:.1%}" for name, share in plan.get("filled", {}).items())
   lines = [
     f"plan       {plan['updates']:,} updates over {plan['epochs']:,} epochs, "
-    f"{plan['tokens']:,} tokens, {plan['efficiency']:.1%} of the places filled",
+    f"{plan['tokens']:,} tokens, {plan['efficiency']:.1%} of the places filled"
+    + (f" ({filled})" if filled else ""),
     f"shapes     {shapes}; one compilation each",
   ]
   if rates:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsft.data import pack
 from jaxsft.data import store as stores
 from jaxsft.errors import JaxsftError
 
@@ -19,7 +20,7 @@ def batch(
   store: stores.Store,
   rows: list[list[int]],
   *,
-  row_length: int,
+  row_length: pack.Size,
   segments: int,
   accumulate: int | None = None,
   weighting: str = "token",
@@ -32,25 +33,26 @@ def batch(
   [R, M]: example_ids (index into the store, -1 for none), and from the store's `label` and
   `label_weight` (1 where it has none) labels and label_weights (0 for none); [R, M, C] where
   an example has C values of one name.
+  [R, S] int32, where examples have a source: source, source_positions and source_segments,
+  with the same numbers as the target's; then row_length is (S, T).
   """
-  at = _layout(store, rows, row_length, segments)
+  sizes = row_length if isinstance(row_length, tuple) else (row_length,)
   result = {}
-
-  def lay(key, values, dtype):
-    flat = np.zeros(len(rows) * row_length, dtype)
-    flat[at.target] = values
-    result[key] = flat.reshape(len(rows), row_length)
-
-  for key, column in store.tokens.items():
-    if key in stores.ASIDE:
-      continue
-    lay(key, column[at.source], column.dtype if key != "weights" else np.float32)
-  lay("positions", at.within, np.int32)
-  lay("segments", np.repeat(at.place + 1, at.lengths), np.int32)
+  for (name, (offsets, columns)), size in zip(store.streams.items(), sizes, strict=True):
+    at = _layout(offsets, rows, size, segments)  # the target's is the last
+    prefix = f"{name}_" if name == stores.SOURCE else ""
+    columns = {k: v[at.source] for k, v in columns.items() if k not in stores.ASIDE}
+    if "weights" in columns:
+      columns["weights"] = columns["weights"].astype(np.float32)
+    columns[f"{prefix}positions"] = at.within.astype(np.int32)
+    numbers = np.repeat(at.place + 1, at.lengths).astype(np.int32)
+    columns[f"{prefix}segments"] = numbers
+    result |= {key: _lay(at, column, (len(rows), size)) for key, column in columns.items()}
   if "weights" in result and weighting == "example" and len(at.taken):
     weights = store.tokens["weights"][at.source].astype(np.float64)
     sums = np.repeat(np.add.reduceat(weights, at.before), at.lengths)
-    lay("weights", np.divide(weights, sums, where=sums > 0, out=weights), np.float32)
+    weights = np.divide(weights, sums, where=sums > 0, out=weights).astype(np.float32)
+    result["weights"] = _lay(at, weights, result["weights"].shape)
   if "targets" in result and "weights" in result:
     result["targets"] *= result["weights"] != 0
   result |= _values(store, at, (len(rows), segments))
@@ -135,12 +137,13 @@ def validate(
   num_classes: int | None,
   ids: list[str] | None = None,
   classes_by_token: bool = False,
+  source_vocab: int | None = None,
 ) -> None:
   """Refuses what JAX would clamp, drop or turn into NaN without a word.
 
   max_positions: rows of a learned position table, None without one. num_classes: None where
   labels are numbers. classes_by_token: `targets` are classes, not tokens. ids: the store's,
-  for messages; else examples are named by index.
+  for messages; else examples are named by index. source_vocab: of the encoder; None: the same.
   """
   inside = batch["segments"] > 0
   targets = (num_classes, "the labels") if classes_by_token else (vocab_size, "the vocabulary")
@@ -148,6 +151,8 @@ def validate(
     ("inputs", vocab_size, "the vocabulary"),
     ("targets", *targets),
     ("positions", max_positions, "the model's positions"),
+    ("source", source_vocab or vocab_size, "the vocabulary of the source"),
+    ("source_positions", max_positions, "the model's positions"),
   ):
     if key in batch and size is not None:
       bad = (batch[key] < 0) | (batch[key] >= size)
@@ -186,12 +191,12 @@ class _Layout(NamedTuple):
   target: np.ndarray  # [X] in the flattened batch
 
 
-def _layout(store, rows, row_length, segments) -> _Layout:
+def _layout(offsets, rows, row_length, segments) -> _Layout:
   counts = np.array([len(row) for row in rows], np.int64)
   taken = np.array([i for row in rows for i in row], np.int64)
   row = np.repeat(np.arange(len(rows)), counts)
   place = np.arange(len(taken)) - np.repeat(np.cumsum(counts) - counts, counts)
-  lengths = store.lengths[taken].astype(np.int64)
+  lengths = offsets[taken + 1] - offsets[taken]
   before = np.cumsum(lengths) - lengths
   in_row = before - np.repeat(before[place == 0], counts[counts > 0])
   longest, most = (in_row + lengths).max(initial=0), counts.max(initial=0)
@@ -201,9 +206,16 @@ def _layout(store, rows, row_length, segments) -> _Layout:
       f"{row_length} and {segments}"
     )
   within = np.arange(lengths.sum()) - np.repeat(before, lengths)
-  source = np.repeat(store.offsets[taken], lengths) + within
+  source = np.repeat(offsets[taken], lengths) + within
   target = np.repeat(row * row_length + in_row, lengths) + within
   return _Layout(taken, row, place, lengths, before, within, source, target)
+
+
+def _lay(at: _Layout, values, shape) -> np.ndarray:
+  """[R, T] with the values [X] at their places."""
+  flat = np.zeros(shape[0] * shape[1], values.dtype)
+  flat[at.target] = values
+  return flat.reshape(shape)
 
 
 def _values(store, at: _Layout, shape) -> Batch:
@@ -229,9 +241,10 @@ def _refuse(batch, bad, key, expected, ids):
   if key in ("labels", "label_weights"):
     example, where = int(examples[at[: examples.ndim]]), ""
   else:
-    segment = int(batch["segments"][at])
+    prefix = "source_" if key.startswith(stores.SOURCE) else ""
+    segment = int(batch[f"{prefix}segments"][at])
     example = int(examples[(*at[:-1], segment - 1)]) if segment else -1
-    where = f" at position {int(batch['positions'][at])}"
+    where = f" at position {int(batch[f'{prefix}positions'][at])}"
   name = f"example {ids[example] if ids else example}" if example >= 0 else "padding"
   raise JaxsftError(f"found {key} {batch[key][at]} in {name}{where}, {expected}")
 

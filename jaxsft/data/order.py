@@ -1,7 +1,8 @@
 """Which examples meet in which update, and in which rows: a pure function of the step.
 
 Nothing here sees a token: the lengths, the seed and a few settings are enough, so that every
-process computes the same plan and a run resumes anywhere from one integer.
+process computes the same plan and a run resumes anywhere from one integer. Lengths are [N];
+where an example has a source and a target [N,2], and then a row's T is a pair (S, T).
 
 What an update holds:
   batch_unit="examples"  the next `batch_size` of the epoch's permutation. Packing lays
@@ -24,10 +25,14 @@ import numpy as np
 from jaxsft.data import pack
 from jaxsft.errors import JaxsftError
 
-WINDOW = 100_000
-"""Examples among which rows are packed (batch_unit="rows"): best-fit gains nothing beyond."""
 SCAN = 2_000_000
 """Examples whose layout is looked at to choose shapes; longer plans may meet one more."""
+WINDOW = 100_000
+"""Examples among which rows are packed (batch_unit="rows"): best-fit gains nothing beyond."""
+SAMPLE = 20_000
+"""Examples whose packing is tried to choose the size of rows."""
+SLOWER = 10
+"""Divides WINDOW and SAMPLE for two streams, where it takes longer to find a row."""
 GROUP = 50
 """Most updates in a group of packing="buckets"; at least four groups an epoch, so that small
 data are not one sorted list. Both as in Hugging Face's group_by_length."""
@@ -40,20 +45,20 @@ class Plan:
   """Every update of a run; `batch` and `shape` are pure functions of the step."""
 
   lengths: np.ndarray
-  """[N] int32, tokens of each example."""
+  """[N] int32, tokens of each example; [N,2] those of its source and its target."""
   seed: int
   batch_size: int
   batch_unit: str
   packing: str
   accumulate: int
   row_multiple: int
-  row_length: int
+  row_length: pack.Size
   """T of packed rows; otherwise the largest T."""
   segments: int
   """M, places for examples in a row."""
   row_counts: tuple[int, ...] = ()
   """R, the rows of a batch: the next of these; beyond them the next multiple."""
-  row_lengths: tuple[int, ...] = ()
+  row_lengths: tuple[pack.Size, ...] = ()
   """T without packing: the next of these; (): the next multiple of 8."""
   num_steps: int = 0
   notes: tuple[str, ...] = ()
@@ -72,14 +77,14 @@ class Plan:
       dealt[k % self.accumulate * each + k // self.accumulate] = row
     return dealt
 
-  def shape(self, step: int) -> tuple[int, int, int]:
-    """(R, T, M) of a step's batch."""
+  def shape(self, step: int) -> tuple[int, pack.Size, int]:
+    """(R, T, M) of a step's batch; T is a pair (S, T) for two streams."""
     rows = self.rows(step)
     unit = self.accumulate * self.row_multiple
     count = pack.next_size(len(rows), self.row_counts, unit)
     if self.packing == "pack":
       return count, self.row_length, self.segments
-    longest = max(int(self.lengths[row].max()) for row in rows)
+    longest = pack.longest(self.lengths[[i for row in rows for i in row]])
     return count, pack.next_size(longest, self.row_lengths, 8), self.segments
 
   def rows(self, step: int) -> Rows:
@@ -116,11 +121,11 @@ class Plan:
       return done + (math.ceil(part * _steps_in(self, full) - 1e-9) if part else 0)
     return math.ceil(epochs * _steps_in(self, 0) - 1e-9)
 
-  def shapes(self) -> set[tuple[int, int, int]]:
+  def shapes(self) -> set[tuple[int, pack.Size, int]]:
     """The distinct batch shapes that will be met: the step compiles once for each."""
     return set(self.shape_counts())
 
-  def shape_counts(self) -> dict[tuple[int, int, int], int]:
+  def shape_counts(self) -> dict[tuple[int, pack.Size, int], int]:
     """Shape -> number of updates that have it, over the whole plan."""
     if "shapes" not in self.cache:
       self.cache["shapes"] = dict(Counter(map(self.shape, range(self.num_steps))))
@@ -145,16 +150,20 @@ class Plan:
   def summary(self) -> dict:
     """What the preflight report says about the plan, as plain values."""
     counts = self.shape_counts()
-    places = sum(rows * length * n for (rows, length, _), n in counts.items())
+    places = sum(rows * np.array(length) * n for (rows, length, _), n in counts.items())
     whole, part = self._locate(self.num_steps)  # whole epochs, updates of one more
     last = range(self.num_steps - part, self.num_steps)
-    tokens = whole * int(np.sum(self.lengths, dtype=np.int64))
-    tokens += sum(int(self.lengths[self.examples(step)].sum()) for step in last)
+    tokens = whole * np.sum(self.lengths, 0, dtype=np.int64)
+    tokens = sum((self.lengths[self.examples(step)].sum(0) for step in last), tokens)
+    filled = {}
+    if self.lengths.ndim == 2:
+      filled = dict(zip(("source", "target"), (tokens / places).tolist(), strict=True))
     return {
       "updates": self.num_steps,
       "epochs": self.epoch(self.num_steps - 1) + 1,
-      "tokens": tokens,
-      "efficiency": tokens / places,
+      "tokens": int(np.sum(tokens)),
+      "efficiency": float(np.sum(tokens) / np.sum(places)),
+      "filled": filled,
       "shapes": [[*shape, n] for shape, n in sorted(counts.items())],
       "notes": list(self.notes),
     }
@@ -181,7 +190,7 @@ def plan_training(
   batch_size: int,
   batch_unit: str,
   packing: str,
-  max_length: int,
+  max_length: pack.Size,
   accumulate: int = 1,
   row_multiple: int = 1,
   epochs: float | int = 1,
@@ -194,7 +203,7 @@ def plan_training(
   row_multiple: rows of a micro-batch are a multiple of it (the shards of the batch axis).
   steps: number of updates; overrides epochs (which may be fractional).
   """
-  lengths = _checked(lengths, max_length)
+  lengths = pack.checked(lengths, max_length)
   packing = {"auto": "pack"}.get(packing, packing)
   for name, value in (
     ("batch_size", batch_size),
@@ -207,7 +216,7 @@ def plan_training(
   if packing == "pack":
     plan = _with_rows(plan, max_length)
   else:
-    plan = dataclasses.replace(plan, row_length=pack.up(int(lengths.max()), 8))
+    plan = dataclasses.replace(plan, row_length=pack.up(pack.longest(lengths), 8))
   num_steps = plan.steps(epochs) if steps is None else steps
   if num_steps < 1:
     raise JaxsftError(
@@ -224,13 +233,13 @@ def plan_evaluation(
   batch_size: int,
   batch_unit: str,
   packing: str,
-  max_length: int,
+  max_length: pack.Size,
   row_multiple: int = 1,
 ) -> Plan:
   """Every example exactly once, sorted by length, in as few shapes as possible."""
-  lengths = _checked(lengths, max_length)
+  lengths = pack.checked(lengths, max_length)
   packing = {"auto": "pack"}.get(packing, packing)
-  longest = int(lengths.max())
+  longest = pack.longest(lengths)
   row_length, segments = pack.up(longest, 8), 1
   if packing == "pack":
     sample = [_sample(lengths, np.arange(len(lengths)))]
@@ -243,14 +252,14 @@ def plan_evaluation(
     if batch_unit == "examples":  # as many rows as so many examples fill on average
       batch_size = max(1, round(batch_size * len(rows) / len(lengths)))
   else:
-    rows = [[i] for i in np.argsort(-lengths, kind="stable").tolist()]
+    rows = [[i] for i in np.argsort(-pack.work(lengths), kind="stable").tolist()]
   # Spread over the fewest batches, so that the last is no emptier than it must be.
   batches = math.ceil(len(rows) / pack.up(min(batch_size, len(rows)), row_multiple))
   count = pack.up(math.ceil(len(rows) / batches), row_multiple)
   layout = tuple(rows[k : k + count] for k in range(0, len(rows), count))
-  row_lengths: tuple[int, ...] = ()
+  row_lengths: tuple[pack.Size, ...] = ()
   if packing != "pack":
-    needed = [pack.up(int(lengths[update].max()), 8) for update in layout]
+    needed = [pack.up(pack.longest(lengths[np.ravel(update)]), 8) for update in layout]
     row_lengths = pack.choose_buckets(needed, 3, 0)
   return Plan(
     lengths, 0, batch_size, batch_unit, packing, 1, row_multiple, row_length, segments,
@@ -258,27 +267,14 @@ def plan_evaluation(
   )  # fmt: skip
 
 
-def _checked(lengths, max_length: int) -> np.ndarray:
-  lengths = np.asarray(lengths, np.int32)
-  if len(lengths) == 0:
-    raise JaxsftError("found no examples to plan for; see data.keep and data.split")
-  if lengths.min() < 1 or lengths.max() > max_length:
-    bad = int(lengths.argmin() if lengths.min() < 1 else lengths.argmax())
-    raise JaxsftError(
-      f"example {bad} has {lengths[bad]} tokens, expected 1 to {max_length}; see "
-      "data.max_length and data.too_long"
-    )
-  return lengths
-
-
-def _with_rows(plan: Plan, max_length: int) -> Plan:
+def _with_rows(plan: Plan, max_length: pack.Size) -> Plan:
   """Chooses T and M of packed rows from the first updates; never from what lays them out."""
-  first, longest = _permutation(plan, 0), int(plan.lengths.max())
+  first, longest = _permutation(plan, 0), pack.longest(plan.lengths)
   if plan.batch_unit == "rows":
     sample, row_length = [_sample(plan.lengths, first)], pack.up(max_length, 8)
   else:
     each = min(plan.batch_size, len(first))
-    updates = max(1, min(len(first), 20_000) // each)
+    updates = max(1, min(len(first), _few(SAMPLE, plan.lengths)) // each)
     sample = [plan.lengths[first[k * each : (k + 1) * each]] for k in range(updates)]
     unit = plan.accumulate * plan.row_multiple
     row_length = pack.choose_row_length(sample, longest, max_length, unit)
@@ -298,9 +294,9 @@ def _with_buckets(plan: Plan) -> Plan:
   plan = dataclasses.replace(
     plan, row_counts=(pack.up(min(plan.batch_size, len(drawn)), unit),)
   )
-  if plan.packing == "buckets":
+  if plan.packing == "buckets" or (plan.packing == "none" and plan.lengths.ndim == 2):
     scan = range(min(plan.num_steps, max(1, SCAN // plan.batch_size)))
-    needed = [pack.up(int(plan.lengths[plan.examples(s)].max()), 8) for s in scan]
+    needed = [pack.up(pack.longest(plan.lengths[plan.examples(s)]), 8) for s in scan]
     chosen = pack.choose_buckets(needed, 6, _price(needed, plan))
     plan = dataclasses.replace(plan, row_lengths=chosen)
   return plan
@@ -308,7 +304,7 @@ def _with_buckets(plan: Plan) -> Plan:
 
 def _price(values, plan: Plan) -> float:
   """Of one more shape: a compilation, counted as the work of 10 updates."""
-  return 10 * float(np.mean(values)) * len(values) / plan.num_steps
+  return 10 * float(np.mean(pack.work(np.array(values)))) * len(values) / plan.num_steps
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:
@@ -343,7 +339,7 @@ def _draw(plan: Plan, epoch: int):
   if plan.packing == "buckets":
     group = max(1, min(GROUP, len(order) // (4 * plan.batch_size))) * plan.batch_size
     parts = [order[k : k + group] for k in range(0, len(order), group)]
-    sort = lambda part: part[np.argsort(-plan.lengths[part], kind="stable")]
+    sort = lambda part: part[np.argsort(-pack.work(plan.lengths[part]), kind="stable")]
     return np.concatenate([sort(part) for part in parts])
   if _by_rows(plan):
     rows = _windows(plan.lengths, order, plan.row_length, plan.segments)
@@ -352,11 +348,15 @@ def _draw(plan: Plan, epoch: int):
   return order
 
 
-def _windows(lengths, order, row_length: int, segments: int) -> Rows:
+def _few(count: int, lengths) -> int:
+  return count if lengths.ndim == 1 else max(1, count // SLOWER)
+
+
+def _windows(lengths, order, row_length: pack.Size, segments: int) -> Rows:
   """Rows of all examples, packed within windows of `order`."""
-  rows = []
-  for start in range(0, len(order), WINDOW):
-    window = order[start : start + WINDOW]
+  rows, size = [], _few(WINDOW, lengths)
+  for start in range(0, len(order), size):
+    window = order[start : start + size]
     packed = pack.pack(lengths[window], row_length, segments)
     rows += [window[row].tolist() for row in packed]
   return rows
@@ -371,7 +371,7 @@ def _alike(plan: Plan) -> bool:
 
   Best-fit depends on the multiset of lengths alone, so only several windows can differ.
   """
-  return not _by_rows(plan) or len(plan.lengths) <= WINDOW
+  return not _by_rows(plan) or len(plan.lengths) <= _few(WINDOW, plan.lengths)
 
 
 def _steps_in(plan: Plan, epoch: int) -> int:
@@ -384,4 +384,4 @@ def _steps_in(plan: Plan, epoch: int) -> int:
 
 def _sample(lengths, order) -> np.ndarray:
   """A few thousand lengths that stand for all, evenly from `order`."""
-  return lengths[order[:: max(1, len(order) // 5000)]]
+  return lengths[order[:: max(1, len(order) // _few(5000, lengths))]]

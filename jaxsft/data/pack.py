@@ -1,7 +1,8 @@
 """Which examples share a row, and how large rows should be: from lengths alone.
 
 Packing is best-fit decreasing and deterministic; sizes are chosen so that little is padded
-and few shapes are compiled.
+and few shapes are compiled. Where examples have a source beside their target, lengths are
+[N,2] and the sizes of rows are pairs (S, T): see data/pairs.py.
 """
 
 import bisect
@@ -9,11 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsft.data import pairs
 from jaxsft.errors import JaxsftError
+
+Size = int | pairs.Size
+"""Tokens in a row: T, or (S, T)."""
 
 
 def pack(
-  lengths: Sequence[int] | np.ndarray, capacity: int, max_segments: int | None = None
+  lengths: Sequence | np.ndarray, capacity: Size, max_segments: int | None = None
 ) -> list[list[int]]:
   """Rows of indices into `lengths`, each at most `capacity` tokens and `max_segments` long.
 
@@ -25,15 +30,17 @@ def pack(
   lengths = np.asarray(lengths, np.int64)
   if len(lengths) == 0:
     return []
+  most = len(lengths) if max_segments is None else max_segments
+  if most < 1:
+    raise JaxsftError(f"max_segments is {most}, expected at least 1")
+  if lengths.ndim == 2:
+    return pairs.pack(lengths, capacity, most)
   for bad in (int(lengths.argmin()), int(lengths.argmax())):
     if not 1 <= lengths[bad] <= capacity:
       raise JaxsftError(
         f"example {bad} has {lengths[bad]} tokens, expected 1 to {capacity} (the row "
         "length); see data.max_length and data.too_long"
       )
-  most = len(lengths) if max_segments is None else max_segments
-  if most < 1:
-    raise JaxsftError(f"max_segments is {most}, expected at least 1")
   rows: list[list[int]] = []
   spaces: list[int] = []  # sorted; each is a key of `open_rows`
   open_rows: dict[int, list[list[int]]] = {}
@@ -59,6 +66,23 @@ def pack(
   return rows
 
 
+def checked(lengths: Sequence | np.ndarray, limit: Size) -> np.ndarray:
+  """The lengths of examples as int32; raises JaxsftError unless each is 1 to `limit`."""
+  lengths = np.asarray(lengths, np.int32)
+  if len(lengths) == 0:
+    raise JaxsftError("found no examples to plan for; see data.keep and data.split")
+  for stream, most in enumerate(np.ravel(limit).tolist()):
+    own = lengths if lengths.ndim == 1 else lengths[:, stream]
+    if own.min() < 1 or own.max() > most:
+      bad = int(own.argmin() if own.min() < 1 else own.argmax())
+      kind = "" if lengths.ndim == 1 else ("source ", "target ")[stream]
+      raise JaxsftError(
+        f"example {bad} has {own[bad]} {kind}tokens, expected 1 to {most}; see "
+        "data.max_length and data.too_long"
+      )
+  return lengths
+
+
 def efficiency(
   rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray, capacity: int
 ) -> float:
@@ -67,23 +91,40 @@ def efficiency(
   return tokens / (len(rows) * capacity) if len(rows) else 0.0
 
 
-def up(value: int, unit: int) -> int:
+def longest(lengths: np.ndarray) -> Size:
+  """The most tokens of an example; of two streams, of each."""
+  return pairs.longest(lengths) if lengths.ndim == 2 else int(lengths.max())
+
+
+def work(lengths: np.ndarray) -> np.ndarray:
+  """[N] what examples, or rows, of these lengths cost."""
+  return pairs.work(lengths) if lengths.ndim == 2 else lengths
+
+
+def up(value: Size, unit: int) -> Size:
   """The next multiple of `unit`."""
-  return -(-value // unit) * unit
+  return pairs.up(value, unit) if isinstance(value, tuple) else -(-value // unit) * unit
 
 
-def next_size(value: int, sizes: Sequence[int], unit: int) -> int:
+def next_size(value: Size, sizes: Sequence[Size], unit: int) -> Size:
   """The smallest of `sizes` (sorted) that holds `value`; beyond them the next multiple."""
+  if isinstance(value, tuple):
+    return pairs.next_size(value, sizes, unit)
   at = bisect.bisect_left(sizes, value)
   return sizes[at] if at < len(sizes) else up(value, unit)
 
 
-def choose_row_length(sample: Sequence[np.ndarray], longest: int, limit: int, unit: int) -> int:
+def choose_row_length(
+  sample: Sequence[np.ndarray], longest: Size, limit: Size, unit: int
+) -> Size:
   """The row length, a multiple of 8 from `longest` to `limit`, that makes updates cheapest.
 
   sample: the lengths of some updates, each packed apart into a multiple of `unit` rows. A
-  place in a row of T costs 1 + T / 1024: matrix products, and attention over the row.
+  place in a row of T costs 1 + T / 1024: matrix products, and attention over the row. For two
+  streams there is no limit: see pairs.choose_row_length.
   """
+  if isinstance(longest, tuple):
+    return pairs.choose_row_length(sample, longest, unit)
   shortest = up(longest, 8)
   tries = {shortest} | {up(int(shortest * f), 8) for f in (1.25, 1.5, 2)} | {64, 128, 256}
   costs = {}
@@ -93,7 +134,7 @@ def choose_row_length(sample: Sequence[np.ndarray], longest: int, limit: int, un
   return min(costs, key=lambda length: (costs[length], length))
 
 
-def choose_segments(sample: Sequence[np.ndarray], capacity: int) -> int:
+def choose_segments(sample: Sequence[np.ndarray], capacity: Size) -> int:
   """Places for examples in a row: the fewest that cost no more than 1 % more rows."""
   free = [pack(update, capacity) for update in sample]
   needed = max(len(row) for rows in free for row in rows)
@@ -108,13 +149,16 @@ def choose_segments(sample: Sequence[np.ndarray], capacity: int) -> int:
 
 
 def choose_buckets(
-  values: Sequence[int] | np.ndarray, most: int, price: float | int
-) -> tuple[int, ...]:
+  values: Sequence[Size] | np.ndarray, most: int, price: float | int
+) -> tuple[Size, ...]:
   """At most `most` sizes, the largest value among them, sorted, that waste least.
 
   Minimises the sum over `values` of the next size, plus `price` for every size; exact up to
-  256 distinct values, beyond which these are thinned first.
+  256 distinct values, beyond which these are thinned first. See pairs.choose_buckets for two
+  streams.
   """
+  if np.ndim(values) == 2:
+    return pairs.choose_buckets(values, most, price)
   sizes, counts = np.unique(np.asarray(values, np.int64), return_counts=True)
   if len(sizes) > 256:
     kept = np.unique(np.linspace(0, len(sizes) - 1, 256).astype(int))

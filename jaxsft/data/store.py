@@ -7,6 +7,8 @@ A store is a directory named by the sha256 of its key, which lies beside the dat
   ids.jsonl      one JSON string an example
   offsets.npy    [N + 1] int64: example i holds tokens offsets[i] … offsets[i + 1]
   token.KEY.npy  [tokens] int32 or float32, for every token-aligned key
+  source_offsets.npy, source.KEY.npy   the same for the other stream of tokens, where examples
+                 have a source: keys that begin with "source"
   value.KEY.npy  [N] or [N, C], for every key with one value, or C of them, an example
 """
 
@@ -22,13 +24,13 @@ import shutil
 import time
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from jaxsft.errors import JaxsftError
 
-VERSION = 2
+VERSION = 3
 """Of this builder; part of every key, so that a change here makes old stores unreachable."""
 HEADER = 128
 """Bytes of an .npy header, left free at the start because the length is known at the end."""
@@ -37,6 +39,10 @@ STALE = 24 * 3600
 
 ASIDE = ("row", "word", "start_char", "end_char")
 """Columns that stay on the host: they lead from an example back to its row."""
+OFFSETS = {"token": "offsets", "source": "source_offsets"}
+KINDS = (*OFFSETS, "value")
+SOURCE = "source"
+"""How the names of columns begin that are aligned with the tokens of the source."""
 
 Example = dict[str, np.ndarray | np.generic]
 
@@ -49,30 +55,42 @@ class Store:
   """None for a store that is not on disk."""
   ids: list[str]
   lengths: np.ndarray
-  """[N] int32, tokens of each example."""
+  """[N] int32, tokens of each example; [N,2] those of its source and its target."""
   offsets: np.ndarray
   """[N + 1] int64."""
   tokens: dict[str, np.ndarray]
-  """Token-aligned keys, the examples one after another."""
+  """Token-aligned keys, the examples one after another; those of the target alone."""
   values: dict[str, np.ndarray]
   """[N] or [N, C] each: keys with one value, or C of them, an example."""
   fingerprint: str
   """sha256 over ids, offsets and every column."""
   counts: dict
   """What the encoder counted while it ran (drops, cuts), kept for later runs."""
+  source_offsets: np.ndarray | None = None
+  """[N + 1] int64; None: examples have no source."""
+  sources: dict[str, np.ndarray] = field(default_factory=dict)
+  """Keys aligned with the tokens of the source."""
 
   def __len__(self) -> int:
     return len(self.ids)
 
   @property
   def keys(self) -> tuple[str, ...]:
-    return (*self.tokens, *self.values)
+    return (*self.sources, *self.tokens, *self.values)
+
+  @property
+  def streams(self) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(offsets, columns) of each stream of tokens, "source" before "target"."""
+    source = (
+      {} if self.source_offsets is None else {SOURCE: (self.source_offsets, self.sources)}
+    )
+    return source | {"target": (self.offsets, self.tokens)}
 
   def example(self, i: int) -> Example:
-    start, stop = self.offsets[i], self.offsets[i + 1]
-    return {k: v[start:stop] for k, v in self.tokens.items()} | {
-      k: v[i] for k, v in self.values.items()
-    }
+    found = {}
+    for offsets, columns in self.streams.values():
+      found |= {k: v[offsets[i] : offsets[i + 1]] for k, v in columns.items()}
+    return found | {k: v[i] for k, v in self.values.items()}
 
 
 class _Column:
@@ -117,10 +135,10 @@ def build(
   """The store of `key` under `directory`; `examples` are consumed only if it is not there.
 
   `key` names everything that shapes the examples (bytes of the data, tokenizer, template,
-  settings). 1-D arrays of an example are token-aligned and share one length T >= 1; 0-d
-  arrays, and those of one row [1, C], are values of the example. `counts` is read after the
-  last example, so that an encoder can fill it while it runs; it is kept with the store and
-  found in `Store.counts`.
+  settings). 1-D arrays of an example are token-aligned and share one length T >= 1, those
+  that begin with "source" another S >= 1; 0-d arrays, and those of one row [1, C], are values
+  of the example. `counts` is read after the last example, so that an encoder can fill it while
+  it runs; it is kept with the store and found in `Store.counts`.
   """
   text, directory = canonical(key), pathlib.Path(directory)
   name = hashlib.sha256(text.encode()).hexdigest()
@@ -143,27 +161,27 @@ def build(
 
 def in_memory(examples: Iterable[tuple[str, Example]], counts: dict | None = None) -> Store:
   """A store of few examples that nobody will ask for again, such as rows to predict."""
-  ids, lengths, columns, types = [], [], {}, {}
+  ids, lengths, columns, types = [], {}, {}, {}
   for id, example in examples:
-    arrays, length = _normalise(id, example)
+    arrays, own = _normalise(id, example)
     found = _types(arrays)
     types = types or found
     _check_alike(id, found, types)
     for key, values in arrays.items():
       columns.setdefault(key, []).append(values)
     ids.append(id)
-    lengths.append(length)
+    for name, length in own.items():
+      lengths.setdefault(name, []).append(length)
   if not ids:
     raise JaxsftError("found no example, expected at least one")
-  tokens = {k: np.concatenate(v) for k, v in columns.items() if types[k][1] == 1}
   join = lambda k, v: np.concatenate(v) if types[k][1] else np.array(v)
-  values = {k: join(k, v) for k, v in columns.items() if k not in tokens}
-  offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  joined = {k: join(k, v) for k, v in columns.items()}
   total = hashlib.sha256(json.dumps([ids, lengths]).encode())
-  for key, column in sorted((tokens | values).items()):
+  for key, column in sorted(joined.items()):
     total.update(f"{key} {column.dtype.str} ".encode() + column.tobytes())
-  lengths = np.array(lengths, np.int32)
-  return Store(None, ids, lengths, offsets, tokens, values, total.hexdigest(), counts or {})
+  kinds = {key: _kind(key, values[0]) for key, values in columns.items()}
+  offsets = {name: _offsets(values) for name, values in lengths.items()}
+  return _store(None, ids, offsets, joined, kinds, total.hexdigest(), counts or {})
 
 
 def open_store(path: pathlib.Path, key: dict | None = None) -> Store:
@@ -174,13 +192,15 @@ def open_store(path: pathlib.Path, key: dict | None = None) -> Store:
     index = json.loads((path / "index.json").read_text("utf-8"))
     lines = (path / "ids.jsonl").read_text("utf-8").rstrip("\n")
     ids = json.loads("[" + lines.replace("\n", ",") + "]")
-    offsets = np.load(path / "offsets.npy")
-    tokens = {k: _map(path / f"token.{k}.npy") for k in index["tokens"]}
-    values = {k: _map(path / f"value.{k}.npy") for k in index["values"]}
-    whole = len(ids) == index["examples"] == len(offsets) - 1
-    whole = whole and all(len(v) == offsets[-1] for v in tokens.values())
-    whole = whole and all(len(v) == len(ids) for v in values.values())
-    if not whole:
+    kinds = {k: kind for kind in KINDS for k in index[f"{kind}s"]}
+    columns = {k: _map(path / f"{kind}.{k}.npy") for k, kind in kinds.items()}
+    offsets = {"offsets": np.load(path / "offsets.npy")}
+    if index["sources"]:
+      offsets["source_offsets"] = np.load(path / "source_offsets.npy")
+    whole = all(len(ids) == index["examples"] == len(v) - 1 for v in offsets.values())
+    ends = {kind: offsets[name][-1] for kind, name in OFFSETS.items() if name in offsets}
+    ends["value"] = len(ids)
+    if not whole or any(len(v) != ends[kinds[k]] for k, v in columns.items()):
       raise ValueError("its files do not belong together")
   except (OSError, ValueError, KeyError, EOFError) as error:
     raise JaxsftError(
@@ -191,10 +211,17 @@ def open_store(path: pathlib.Path, key: dict | None = None) -> Store:
       f"the token store {path} was built from other settings than its name says: found "
       f"{stored}, expected {canonical(key)}; delete this directory and run again"
     )
-  lengths = np.diff(offsets).astype(np.int32)
-  return Store(
-    path, ids, lengths, offsets, tokens, values, index["fingerprint"], index["counts"]
-  )
+  return _store(path, ids, offsets, columns, kinds, index["fingerprint"], index["counts"])
+
+
+def _store(path, ids, offsets, columns, kinds, fingerprint, counts) -> Store:
+  of = lambda kind: {k: v for k, v in columns.items() if kinds[k] == kind}
+  target, source = offsets["offsets"], offsets.get("source_offsets")
+  lengths = np.diff(target).astype(np.int32)
+  if source is not None:
+    lengths = np.stack([np.diff(source).astype(np.int32), lengths], 1)
+  values = (ids, lengths, target, of("token"), of("value"), fingerprint, counts)
+  return Store(path, *values, source, of("source"))
 
 
 def supervised(store: Store) -> np.ndarray:
@@ -208,20 +235,20 @@ def supervised(store: Store) -> np.ndarray:
 
 
 def _write(directory, examples, key_text, counts):
-  columns, types, lengths = {}, {}, array("q")
+  columns, types, lengths = {}, {}, {}
   ids_hash = hashlib.sha256()
   with contextlib.ExitStack() as stack:
     with _writing(directory.parent):
       ids = (directory / "ids.jsonl").open("wb", buffering=1 << 20)
     stack.callback(_close, ids)
     for id, example in examples:
-      arrays, length = _normalise(id, example)
+      arrays, own = _normalise(id, example)
       with _writing(directory.parent):
         if not lengths:
           types = _types(arrays)
-          for key, (dtype, dims, width) in types.items():
-            kind = "token" if dims == 1 else "value"
-            columns[key] = _Column(directory / f"{kind}.{key}.npy", dtype, width)
+          for key, (dtype, _, width) in types.items():
+            file = directory / f"{_kind(key, arrays[key])}.{key}.npy"
+            columns[key] = _Column(file, dtype, width)
             stack.callback(_close, columns[key].file)
         _check_alike(id, _types(arrays), types)
         for key, values in arrays.items():
@@ -229,7 +256,8 @@ def _write(directory, examples, key_text, counts):
         line = json.dumps(id).encode() + b"\n"
         ids.write(line)
       ids_hash.update(line)
-      lengths.append(length)
+      for name, length in own.items():
+        lengths.setdefault(name, array("q")).append(length)
     if not lengths:
       raise JaxsftError(
         f"found no example to store, expected at least one (counted: {counts or 'nothing'})"
@@ -237,18 +265,19 @@ def _write(directory, examples, key_text, counts):
       )
     with _writing(directory.parent):
       _sync(ids)
-      offsets = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
-      columns["offsets"] = _Column(directory / "offsets.npy", offsets.dtype)
-      stack.callback(_close, columns["offsets"].file)
-      columns["offsets"].append(offsets)
+      for name, values in lengths.items():
+        columns[name] = _Column(directory / f"{name}.npy", np.dtype(np.int64))
+        stack.callback(_close, columns[name].file)
+        columns[name].append(_offsets(values))
       for column in columns.values():
         column.close()
-      _write_index(directory, key_text, columns, ids_hash, len(lengths), counts)
+      examples = len(lengths["offsets"])
+      _write_index(directory, key_text, columns, ids_hash, examples, counts)
 
 
 def _write_index(directory, key_text, columns, ids_hash, examples, counts):
   total = hashlib.sha256(ids_hash.digest())
-  keys = {"token": {}, "value": {}}
+  keys = {kind: {} for kind in KINDS}
   for column in sorted(columns.values(), key=lambda c: c.path.name):
     total.update(f"{column.path.name} {column.dtype.str} ".encode() + column.hash.digest())
     kind, _, rest = column.path.name.partition(".")
@@ -256,8 +285,7 @@ def _write_index(directory, key_text, columns, ids_hash, examples, counts):
       keys[kind][rest.removesuffix(".npy")] = column.dtype.name
   index = {
     "examples": examples,
-    "tokens": keys["token"],
-    "values": keys["value"],
+    **{f"{kind}s": keys[kind] for kind in KINDS},
     "fingerprint": total.hexdigest(),
     "counts": counts,
   }
@@ -271,7 +299,7 @@ def _write_index(directory, key_text, columns, ids_hash, examples, counts):
 
 
 def _normalise(id, example):
-  """Arrays as int32 or float32, and their common length."""
+  """Arrays as int32 or float32, and {name of the offsets: length} of each stream."""
   arrays, lengths = {}, {}
   for key, values in example.items():
     values = np.asarray(values)
@@ -289,12 +317,24 @@ def _normalise(id, example):
       )
     arrays[key] = values
     if values.ndim == 1:
-      lengths[key] = len(values)
-  if len(set(lengths.values())) != 1 or 0 in lengths.values():
-    raise JaxsftError(
-      f"example {id} has token arrays of lengths {lengths}, expected one length >= 1"
-    )
-  return arrays, next(iter(lengths.values()))
+      lengths.setdefault(OFFSETS[_kind(key, values)], {})[key] = len(values)
+  for own in (lengths.get("offsets", {}), *lengths.values()):
+    if len(set(own.values())) != 1 or 0 in own.values():
+      raise JaxsftError(
+        f"example {id} has token arrays of lengths {own}, expected one length >= 1"
+      )
+  return arrays, {name: next(iter(own.values())) for name, own in lengths.items()}
+
+
+def _kind(key, values):
+  """Of a column, by one example's array: "source", "token" or "value"."""
+  if values.ndim != 1:
+    return "value"
+  return "source" if key.startswith(SOURCE) else "token"
+
+
+def _offsets(lengths):
+  return np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
 
 
 def _types(arrays):

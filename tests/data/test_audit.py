@@ -168,3 +168,26 @@ def test_mark(spans, expected):
 def test_mark_refuses_spans_outside_the_text(span):
   with pytest.raises(JaxsftError, match="not in a text of 6"):
     audit.mark("abcdef", [span])
+
+
+def test_sources_and_targets():
+  lengths = np.array([[4, 2], [9, 3], [5, 1], [12, 4]])
+  made = order.plan_training(
+    lengths, seed=0, batch_size=3, batch_unit="examples", packing="pack",
+    max_length=(16, 8), epochs=2,
+  )  # fmt: skip
+  rows = audit.Rows(read=4, kept=4)
+  found = audit.audit(rows, examples(lengths=lengths), held(), made.summary())
+  text = "\n".join(found.lines())
+  for part in (
+    "4 examples, 40 tokens (sources: shortest 4, median 9, 90% 12, 99% 12, longest 12; "
+    "targets: shortest 1, median 3, 90% 4, 99% 4, longest 4)",
+    "10 supervised tokens (25.0%)",
+    "held out   2 examples, 13 tokens (shortest 4",
+    " x 24 + 8 (",
+    "% of the places filled (source ",
+  ):
+    assert part in text, part
+  filled = made.summary()["filled"]
+  assert f"source {filled['source']:.1%}, target {filled['target']:.1%}" in text
+  assert json.loads(json.dumps(found.as_dict()))["sets"]["train"]["source_lengths"]["longest"]
