@@ -1,5 +1,6 @@
 """What surrounds the updates: evaluations, the best parameters, samples, export, last page."""
 
+import itertools
 import resource
 import sys
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxsft import evaluate, export, generate, step, tasks, weights
+from jaxsft.data import forms
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 
@@ -73,12 +75,12 @@ def predictions(job, found):
 
 
 def sample_prompts(job):
-  """Prompts of the config, or the beginnings of three held-out conversations."""
+  """Prompts of the config, or the beginnings of three held-out conversations, if there are."""
   if job.config.evaluate.prompts:
-    return [[{"role": "user", "content": p}] for p in job.config.evaluate.prompts]
+    return list(job.config.evaluate.prompts)
   part = job.data.held_out or job.data.train
-  found = []
-  for row in part.rows[:SAMPLES]:
+  found, talks = [], (row for row in part.rows if forms.form(row.fields) != "text")
+  for row in itertools.islice(talks, SAMPLES):
     messages = conversations.conversation(row.fields)
     last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
     found.append(messages[:last])
@@ -96,6 +98,8 @@ def show_samples(job, state, when):
   if not all(fits):
     job.logger.say(f"{fits.count(False)} sample prompts are too long to be answered")
     prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
+  if not prompts:
+    return {}
   params = step.merge(state.trainable, state.frozen)
   with job.logger.pause():
     texts = generate.answers(
@@ -107,9 +111,8 @@ def show_samples(job, state, when):
       template=template,
       max_new_tokens=config.max_new_tokens,
     )
-  shown = [
-    {"prompt": p[-1]["content"], "answer": text} for p, text in zip(prompts, texts, strict=True)
-  ]
+  asked = [p if isinstance(p, str) else p[-1]["content"] for p in prompts]
+  shown = [{"prompt": p, "answer": text} for p, text in zip(asked, texts, strict=True)]
   job.logger.samples(when, shown)
   return shown
 

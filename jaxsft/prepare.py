@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsft import optim, sharding, tasks
-from jaxsft.data import audit, clean, fetch, order, read, store
+from jaxsft.data import audit, clean, fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tuning import select
 
@@ -161,7 +161,7 @@ def _described(part, context):
   counted = {}
   if labels is not None and context.label_type == "single":
     counted = dict(collections.Counter(context.labels[i] for i in labels))
-  content = ("text", "text_pair", "messages", "prompt", "completion")
+  content = (*forms.FIELDS, "text_pair")
   texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
   return audit.Examples(
     ids=part.store.ids,

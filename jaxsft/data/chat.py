@@ -252,6 +252,44 @@ def prompt_ids(messages, tokenizer, template=None, tools=None):
   return tokenize(rendered, tokenizer, template).ids
 
 
+def plain(text, tokenizer, limit=None):
+  """(`Rendered`, `Tokens`) of a text that is learnt as it stands, with its end-of-text token.
+
+  The tokenizer adds what it adds to any text, such as a beginning-of-text token; the
+  end-of-text token stands at the end, once. All is supervised but the first token, which
+  nothing can predict. limit: tokens that are kept; a text that is cut has no end to learn.
+  Raises JaxsftError for a control token in the text and for a tokenizer without an end.
+  """
+  if found := _special(tokenizer, len(tokenizer)).forbidden.search(text):
+    raise JaxsftError(
+      f"the text contains the control token {found.group()!r}, which would end or open a text; "
+      "remove it from the row, or make a row of each part"
+    )
+  bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+  if end is None:
+    raise JaxsftError(
+      "the tokenizer names no end-of-text token (eos_token), so the model would never learn to "
+      "stop; set one in its tokenizer_config.json"
+    )
+  encoding = tokenizer(text, return_offsets_mapping=True)
+  ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+  if ids[-1:] == [end]:
+    ids, offsets = ids[:-1], offsets[:-1]
+  ids, offsets = [*ids, end], [*offsets, (len(text), len(text) + len(tokenizer.eos_token))]
+  text += tokenizer.eos_token
+  cut = limit is not None and len(ids) > limit
+  if cut:
+    ids, text = ids[:limit], text[: offsets[limit - 1][1]]
+  if ids[:-1].count(bos) > 1 or len(ids) < 2:
+    raise JaxsftError(
+      f"the text becomes the tokens {ids[:5]}, expected at most one beginning-of-text token "
+      f"({bos}) and something to learn after the first token; correct the tokenizer or the row"
+    )
+  supervised = np.arange(len(ids)) > 0
+  rendered = Rendered(text, [(offsets[1][0], len(text), 0)])
+  return rendered, Tokens(np.array(ids, np.int32), supervised, frozenset([] if cut else [end]))
+
+
 def _check_bos(ids, tokenizer, template):
   """At most one beginning-of-text token, at the start.
 

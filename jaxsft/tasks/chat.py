@@ -1,20 +1,21 @@
 """Answers in a conversation: causal language modelling on what the assistant says.
 
-Rows have `messages`, or `prompt` and `completion`. The targets are shifted here and nowhere
-else.
+Rows have one of the forms of `data.forms`; plain text is learnt from its first to its last
+token. The targets are shifted here and nowhere else.
 """
 
+import itertools
 import math
 
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import chat
+from jaxsft.data import chat, forms
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads
 
-FIELDS = ()  # messages, or prompt and completion: `encode` says what a row lacks
+FIELDS = ()  # those of one form or another: `encode` says what a row lacks
 GOLD = ()
 HEAD, SOURCE, OUTPUTS = "lm", False, "segment"
 METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
@@ -31,8 +32,8 @@ def encode(row, context):
      weights      0    0   0        1       1  1          [T] float32
 
   What is longer than context.max_length (T counts) is an error, left out, or loses its
-  oldest exchanges, by context.too_long; an answer is never cut. Raises JaxsftError with the
-  row's place for messages or templates that cannot be trained on.
+  oldest exchanges, by context.too_long; an answer is never cut, a plain text loses its end.
+  Raises JaxsftError with the row's place for what cannot be trained on.
   """
   try:
     return _encode(row, context)
@@ -41,10 +42,10 @@ def encode(row, context):
 
 
 def _encode(row, context):
-  messages = conversations.conversation(row.fields, context.train_on)
-  tools = row.fields.get("tools") or None
-  rendered, tokens = _tokens(messages, tools, context)
-  length, note = len(tokens.ids) - 1, None
+  plain = forms.form(row.fields) == "text"
+  versions = (_texts if plain else _conversations)(row.fields, context)
+  (rendered, tokens), note = next(versions), None
+  length = len(tokens.ids) - 1
   if length > context.max_length and context.too_long == "error":
     raise JaxsftError(
       f"{length} tokens, the limit is {context.max_length}; raise config.data.max_length, "
@@ -52,8 +53,8 @@ def _encode(row, context):
     )
   if length > context.max_length and context.too_long == "truncate":
     note = "truncated"
-    for rest in conversations.shorter(messages):
-      rendered, tokens = _tokens(rest, tools, context)
+    for version in versions:
+      rendered, tokens = version
       if len(tokens.ids) - 1 <= context.max_length:
         break
   spans = [(start, end) for start, end, _ in rendered.spans]
@@ -67,10 +68,19 @@ def _encode(row, context):
   return tasks.Encoded((example,), note, rendered.text, spans, tokens.stop_ids)
 
 
-def _tokens(messages, tools, context):
-  template, tokenizer = context.chat_template, context.tokenizer
-  rendered = chat.render(messages, tokenizer, template, tools)
-  return rendered, chat.tokenize(rendered, tokenizer, template)
+def _conversations(fields, context):
+  """(Rendered, Tokens) of the conversation, then of ever shorter ones."""
+  messages = conversations.conversation(fields, context.train_on)
+  tools, template = forms.tools(fields), context.chat_template
+  for shown in itertools.chain([messages], conversations.shorter(messages)):
+    rendered = chat.render(shown, context.tokenizer, template, tools)
+    yield rendered, chat.tokenize(rendered, context.tokenizer, template)
+
+
+def _texts(fields, context):
+  """(Rendered, Tokens) of the plain text, then of as much of it as fits."""
+  for limit in (None, context.max_length + 1):
+    yield chat.plain(forms.text(fields), context.tokenizer, limit)
 
 
 def loss(network, params, batch, options, key=None):

@@ -81,6 +81,21 @@ CHATS = [
     "'f(1)' is no JSON",
   ),
   chat(
+    "tools that are no JSON",
+    turns(ASK, ANSWER) | {"tools": "[search]"},
+    1,
+    "chats.jsonl:2",
+    "tools: str '[search]' is no JSON",
+  ),
+  chat(
+    "plain text with a control token",
+    {"text": "four<|im_end|>"},
+    1,
+    "chats.jsonl:2",
+    "'<|im_end|>'",
+    "remove it",
+  ),
+  chat(
     "a picture in a message",
     turns(("user", [{"type": "image_url", "image_url": "a.png"}]), ANSWER),
     1,

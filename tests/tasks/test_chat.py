@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from jaxsft import tasks
 from jaxsft.errors import JaxsftError
@@ -86,6 +87,90 @@ def test_tools_reach_the_template():
   tools = [{"name": "search"}]
   encoded = chat.encode(row("a", "b", tools=tools), context(chat_template=template))
   assert encoded.text.startswith("search<|im_start|>")
+
+  encoded = chat.encode(row("a", "b", tools=json.dumps(tools)), context(chat_template=template))
+  assert encoded.text.startswith("search<|im_start|>")
+
+
+def test_other_forms_than_messages():
+  turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+  fields = {"conversations": turns, "system": "Be kind."}
+  found = chat.encode(Row("a", "x:1", fields), context())
+  expected = chat.encode(row("a", "b", system="Be kind."), context())
+  assert found.text == expected.text and found.spans == expected.spans
+  assert found.examples[0]["targets"].tolist() == expected.examples[0]["targets"].tolist()
+
+
+def text_row(text):
+  return Row("a", "rows.jsonl:7", {"text": text})
+
+
+def add_around(tokenizer, front, end):
+  """Makes the tokenizer write these control tokens before and after every text."""
+  written = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*front, *end}]
+  single = " ".join([*front, "$A", *end])
+  own = processors.ByteLevel(trim_offsets=True)
+  around = processors.TemplateProcessing(single=single, special_tokens=written)
+  tokenizer.backend_tokenizer.post_processor = processors.Sequence([own, around])
+
+
+PLAIN = "The end.\n\n The  end 🙂 of\nit "
+
+
+@pytest.mark.parametrize("shape", ["tail", "chatml", "headers", "brackets"])
+@pytest.mark.parametrize("adds", ["", "bos", "eos", "bos and eos"])
+def test_plain_text_is_learnt_from_the_first_to_the_last_token(shape, adds):
+  place = context(shape)
+  tokenizer = place.tokenizer
+  bos, eos = tokenizer.bos_token, tokenizer.eos_token
+  front = [bos] if bos and "bos" in adds else []
+  add_around(tokenizer, front, [eos] if "eos" in adds else [])
+  encoded = chat.encode(text_row(PLAIN), place)
+  ids = tokenizer(PLAIN)["input_ids"]
+  ids = ids if "eos" in adds else [*ids, tokenizer.eos_token_id]
+  assert encoded.examples[0]["inputs"].tolist() == ids[:-1]
+  assert encoded.examples[0]["targets"].tolist() == ids[1:]
+  assert set(encoded.examples[0]["weights"]) == {1.0}
+  assert ids.count(tokenizer.bos_token_id) == len(front)
+  assert ids.count(tokenizer.eos_token_id) == 1
+  assert encoded.stop_ids == {tokenizer.eos_token_id} and encoded.note is None
+  learnt = PLAIN if front else PLAIN.removeprefix(tokenizer.decode(ids[:1]))
+  assert trained_text(encoded, place) == learnt + eos
+  assert [encoded.text[a:b] for a, b in encoded.spans] == [learnt + eos]
+
+
+def test_plain_text_that_is_too_long():
+  whole = chat.encode(text_row(PLAIN), context()).examples[0]
+  length = len(whole["inputs"])
+  assert chat.encode(text_row(PLAIN), context(max_length=length)).note is None
+  with pytest.raises(JaxsftError, match=rf"rows\.jsonl:7: {length} tokens, the limit"):
+    chat.encode(text_row(PLAIN), context(max_length=length - 1))
+  dropped = chat.encode(text_row(PLAIN), context(max_length=length - 1, too_long="drop"))
+  assert dropped.examples == () and dropped.note == "dropped: too long"
+  for limit in (length - 1, 3, 1):
+    place = context(max_length=limit, too_long="truncate")
+    cut = chat.encode(text_row(PLAIN), place)
+    assert cut.note == "truncated" and cut.stop_ids == frozenset()  # it does not end there
+    for key, values in cut.examples[0].items():
+      assert values.tolist() == whole[key][:limit].tolist()
+    assert cut.text == place.tokenizer.decode(
+      cut.examples[0]["inputs"]
+    ) + place.tokenizer.decode(cut.examples[0]["targets"][-1:])
+
+
+def test_plain_text_that_cannot_be_learnt():
+  with pytest.raises(JaxsftError, match=r"rows\.jsonl:7: .*control token '<\|im_end\|>'"):
+    chat.encode(text_row("a<|im_end|>"), context())
+  with pytest.raises(JaxsftError, match=r"rows\.jsonl:7: text is str ' '"):
+    chat.encode(text_row(" "), context())
+  place = context("headers")
+  add_around(place.tokenizer, ["<|begin_of_text|>"] * 2, [])
+  with pytest.raises(JaxsftError, match="at most one beginning-of-text token"):
+    chat.encode(text_row("a"), place)
+  place = context()
+  place.tokenizer.eos_token = None
+  with pytest.raises(JaxsftError, match="no end-of-text token"):
+    chat.encode(text_row("a"), place)
 
 
 def test_every_error_names_the_place_of_the_row():
