@@ -6,16 +6,13 @@ has a default for a setting: functions take the few values that they need.
 """
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
-import traceback
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxsft import config_rules, config_values
-from jaxsft.errors import JaxsftError, UsageError
+from jaxsft import config_file, config_rules, config_values
+from jaxsft.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -271,45 +268,13 @@ def load_config(path, overrides=None):
   Raises UsageError for a missing file, an unknown key, a wrong type or an impossible
   combination.
   """
-  path, _, argument = str(path).partition(":")
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise UsageError(f"--config={path}: no such file; expected a Python config file")
-  spec = importlib.util.spec_from_file_location(f"jaxsft_config_{file.stem}", file)
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise UsageError(f"{path}: defines no get_config(arg='') that returns a Config")
-    config = module.get_config(argument) if argument else module.get_config()
-  except JaxsftError:
-    raise
-  except SyntaxError as error:
-    raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
-  except Exception as error:  # the user's own code: anything
-    raise UsageError(_explain_config_file(path, error)) from error
+  sections = {k: v for k, v in globals().items() if dataclasses.is_dataclass(v)}
+  config = config_file.run(path, sections)
   if not isinstance(config, Config):
     raise UsageError(f"{path}: get_config() returned {type(config).__name__}, not Config")
   for key, value in (overrides or {}).items():
     config = override(config, key, value)
   return check(config)
-
-
-def _explain_config_file(path, error):
-  """A sentence for an exception raised while a config file ran."""
-  text = str(error)
-  frames = traceback.extract_tb(error.__traceback__)
-  inside = lambda frame: pathlib.Path(frame.filename).resolve() == pathlib.Path(path).resolve()
-  lines = [frame.lineno for frame in frames if inside(frame)]
-  where = f"{path}:{lines[-1]}" if lines else path
-  if "unexpected keyword argument" in text:
-    class_name = text.split(".")[0].split("(")[0]
-    section = globals().get(class_name)
-    name = text.rsplit("'", 2)[1]
-    if dataclasses.is_dataclass(section):
-      near = config_values.nearest(name, _names(section))
-      return f"{where}: {class_name} has no key {name!r}{near}"
-  return f"{where}: the config file fails with {type(error).__name__}: {error}; correct it"
 
 
 def override(config, key, value, prefix="config"):
