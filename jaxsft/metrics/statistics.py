@@ -4,6 +4,7 @@ Such a metric is a vector of statistics for each row and a function of their sum
 resample of the rows costs one product of counts and statistics.
 """
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -175,8 +176,9 @@ def slices(
 ) -> list[dict]:
   """For each group of rows {"slice": group} and what `interval` says of its rows.
 
-  groups: [n], the group of each row. In ascending order, or by first row where the groups
-  cannot be compared; together they hold every row once.
+  groups: [n], the group of each row. In ascending order (whole numbers in texts by their value:
+  "5 to 9" before "10 to 20"), or by first row where the groups cannot be compared; together
+  they hold every row once.
   """
   if len(groups) != len(metric.rows):
     raise JaxsftError(
@@ -186,7 +188,7 @@ def slices(
   for index, group in enumerate(groups):
     members.setdefault(group, []).append(index)
   try:
-    order = sorted(members)
+    order = sorted(members, key=_natural)
   except TypeError:
     order = list(members)
   found = []
@@ -310,6 +312,14 @@ def _resampled(metric, n, resamples, seed):
     times = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n)
     values.append(metric.value(times.astype(np.float64) @ metric.rows))
   return np.concatenate(values)
+
+
+def _natural(group):
+  """A key of sorting: for texts [text, number, text, ...], else the group."""
+  if not isinstance(group, str):
+    return group
+  parts = re.split("([0-9]+)", group)
+  return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _blocks(n, repeats):

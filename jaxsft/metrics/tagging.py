@@ -50,10 +50,10 @@ class Span(NamedTuple):
 def scheme_of(sequences: Sequence[Sequence[str]]) -> str:
   """The scheme of gold tag sequences, one of SCHEMES.
 
-  Judged by the prefixes that occur. With B and I alone it is IOB1 if some I starts an entity
-  and no B stands where IOB1 would write I; else IOB2. A set in which no tag has a prefix and a
-  type is "plain", unless it is made of bare prefixes with B or S among them. Raises JaxsftError
-  where some tags have a prefix and a type and others fit no scheme.
+  Judged by the prefixes that occur. With B and I alone it is IOB1 if more entities start with I
+  than with a B for which IOB1 would write I (CoNLL-2003 has a few), else IOB2. A set in which
+  no tag has a prefix and a type is "plain", unless it is made of bare prefixes with B or S among
+  them. Raises JaxsftError where some tags have a prefix and a type and others fit no scheme.
   """
   tags = sorted({tag for sequence in _sequences(sequences) for tag in sequence})
   if not tags:
@@ -259,18 +259,15 @@ def _letters():
 
 
 def _is_iob1(sequences):
-  """Some I starts an entity, and every B follows an entity of its own type."""
-  starts = False
+  """Of the entities that follow none of their own type, more start with I than with B."""
+  starts = Counter()
   for tags in sequences:
     before = ("O", "_")
-    for pair in map(_split, tags):
-      prefix, kind = pair
-      follows = before[0] != "O" and before[1] == kind
-      if prefix == "B" and not follows:
-        return False
-      starts |= prefix == "I" and not follows
-      before = pair
-  return starts
+    for prefix, kind in map(_split, tags):
+      if before[0] == "O" or before[1] != kind:
+        starts[prefix] += 1
+      before = (prefix, kind)
+  return starts["I"] > starts["B"]
 
 
 def _lenient(pairs):

@@ -20,6 +20,7 @@ WORDS = (
   "the", "The", "a", "An", "an", "Paris", "paris", "café", "Café", "U.S.", "us", "word-word",
   "$5", "5", "?", "—", "“quoted”", "quoted", "it's", "its", "😀", "我爱北京", "北京", "我 爱",
   "İstanbul", "istanbul", "straße", "\u00a0", "\t", "\n", "\u200b", "theme", "x.the.y", "the中",
+  "—the—",
 )  # fmt: skip
 
 

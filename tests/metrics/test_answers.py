@@ -115,6 +115,7 @@ def test_bad_input_is_named():
     (lambda: answers.scores(["a", ""], [["a"], []], version="1.1"), "question 1 has no gold"),
     (lambda: answers.scores(["a"], [["a"]], version="3"), "version '3'"),
     (lambda: answers.scores(["a"], [["a"]], [1.5]), "expected a probability"),
+    (lambda: answers.scores(["a"], [["a"]], [-0.1]), "expected a probability"),
     (lambda: answers.scores(["a"], [["a"]], [np.nan]), "expected a probability"),
     (lambda: answers.scores(["a"], [["a"]], [0.1, 0.2]), "expected a probability"),
   ):

@@ -131,6 +131,8 @@ def test_slices_hold_every_row_once_and_stand_alone():
     assert row["value"] == np.mean((predicted == gold)[inside])
     alone = statistics.accuracy(predicted[inside], gold[inside])
     assert row == {"slice": row["slice"], **statistics.interval(alone, resamples=50)}
+  spans = statistics.slices(metric, ["10 to 20", "5 to 9", "100 to 3", "x"] * (N // 4), 5)
+  assert [row["slice"] for row in spans] == ["5 to 9", "10 to 20", "100 to 3", "x"]
   mixed = statistics.slices(metric, [None, "x", 1, "x"] * (N // 4), resamples=5)
   assert [row["slice"] for row in mixed] == [None, "x", 1]
   with pytest.raises(JaxsftError, match="3 groups for 40 rows"):

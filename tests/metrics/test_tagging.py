@@ -177,7 +177,9 @@ def test_iob1_as_conll_2003_writes_it():
     ([["O", "B-A"], ["B-A", "B-A"]], "IOB2"),
     ([["O", "I-A"], ["I-A", "I-B"]], "IOB1"),
     ([["I-A", "B-A"]], "IOB1"),
-    ([["I-A", "B-A"], ["B-B", "O"]], "IOB2"),  # B-B is not IOB1's: a broken IOB2
+    ([["I-A", "B-A"], ["B-B", "O"]], "IOB2"),
+    ([["B-A", "I-A", "O", "I-A"], ["B-B"]], "IOB2"),  # broken once
+    ([["I-A", "B-A"], ["I-A"], ["B-B", "O"]], "IOB1"),  # the train file of CoNLL-2003 has such
     ([["B-A", "E-A"]], "IOBES"),
     ([["S-A"]], "IOBES"),
     ([["B-A", "I-A", "E-A"], ["S-A"]], "IOBES"),
