@@ -1,6 +1,7 @@
 """The command line of every verb: flags, `--config.a.b=v` overrides, errors as sentences."""
 
 import contextlib
+import itertools
 import os
 import sys
 
@@ -17,7 +18,8 @@ def parse(argv, flags, needs_config=True):
   """(config or None, {flag: value}) of the arguments `--name=value` or `--name value`.
 
   flags: {name: default}; a default of None means optional text, a bool makes a switch
-  (`--name` alone is true), "" means required. Raises UsageError, with the nearest valid
+  (`--name` alone is true), "" means required, () takes several words (`--name a b`, or
+  `--name=a,b`). Raises UsageError, with the nearest valid
   name, for anything unknown.
   """
   values, overrides, path = dict(flags), {}, None
@@ -30,6 +32,8 @@ def parse(argv, flags, needs_config=True):
       raise UsageError(f"--{name}: unknown flag{nearest(name, ['config', *flags])}")
     elif isinstance(flags[name], bool):
       values[name] = _switch(name, text)
+    elif isinstance(flags[name], tuple):
+      values[name] = (*values[name], *(word for word in text.split(",") if word))
     elif isinstance(flags[name], (int, float)):
       values[name] = _number(name, text, type(flags[name]))
     else:
@@ -55,6 +59,10 @@ def _pairs(argv, flags):
     if not equals:
       if isinstance(flags.get(name), bool):
         text = "true"
+      elif isinstance(flags.get(name), tuple):
+        words = [*itertools.takewhile(lambda word: not word.startswith("--"), rest)]
+        del rest[: len(words)]
+        text = ",".join(words)
       elif rest and not rest[0].startswith("--"):
         text = rest.pop(0)
       else:

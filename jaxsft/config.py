@@ -195,6 +195,11 @@ class Evaluate:
   """Evaluations without a new best after which training stops; 0: never."""
   batch_size: int | None = None
   """Examples or rows an evaluation batch; None: as in training."""
+  sets: dict[str, str] | None = None
+  """Name -> path of more rows to measure on, read as `data.path` is; their numbers carry the
+  name in front."""
+  slices: tuple[str, ...] = ()
+  """Fields of the rows, or "length", by whose values results are split, with intervals."""
   prompts: tuple[str, ...] = ()
   """chat: prompts answered before and after training; () takes three held-out rows."""
   max_new_tokens: int = 64

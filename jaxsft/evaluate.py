@@ -1,17 +1,23 @@
-"""Measures a model on labelled rows.
+"""Measures a model on labelled rows, or compares several on the same.
 
   python -m jaxsft.evaluate --model=DIR_OR_NAME --config=configs/x.py [--config.a.b=v …]
+  python -m jaxsft.evaluate --runs A B …        --config=configs/x.py  [--out=DIR]
 
-Evaluates on the rows that the config holds out of training. Every example counts exactly
-once, whatever the batch size, the packing and the number of devices.
+Evaluates on the rows that the config holds out of training, and on those of evaluate.sets.
+Every example counts exactly once, whatever the batch size, the packing and the number of
+devices. Into --out go every prediction, the worst errors, and the numbers with intervals and
+slices (evaluate.slices). Models of --runs (runs, exports, checkpoints of others) are compared
+with the first by paired tests.
 """
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
 
-from jaxsft import command, log, prepare, pretrained, sharding, start, tasks
+from jaxsft import command, compare, prepare, pretrained, results, sharding, start, tasks
 from jaxsft.compiled import Compiled
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
@@ -88,18 +94,24 @@ def evaluate(model, config):
 
   Where the config holds nothing out (data.split=0), on all its rows.
   """
+  rows = prepare.read_data(config.data, tasks.TASKS[config.task])
+  return judge(model, config, rows.held_out or rows.train)[0]
+
+
+def judge(model, config, rows):
+  """(metrics, [tasks.Found], tasks.Context) of a `pretrained.Model` on cleaned rows."""
   _check_model(model.base, config)
   task = tasks.TASKS[config.task]
   context = prepare.make_context(config, model.base, model.context.labels)
-  rows = prepare.read_data(config.data, task)
-  examples = prepare.encode(rows.held_out or rows.train, task, context)
+  examples = prepare.encode(rows, task, context)
   mesh = start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
   eval_step = make_eval_step(model.network, task, config.loss, mesh)
   found = measure(eval_step, params, examples, plan, mesh)
-  return task.metrics(found, context) | {"examples": len(examples.store)}
+  counted = {"rows": len(rows), "examples": len(examples.store)}
+  return task.metrics(found, context) | counted, found, context
 
 
 def _check_model(base, config):
@@ -118,19 +130,55 @@ def _check_model(base, config):
 
 
 def main(argv):
-  config, flags = command.parse(argv, {"model": "", "out": None})
+  config, flags = command.parse(argv, {"model": None, "runs": (), "out": None})
+  names = [flags["model"], *flags["runs"]] if flags["model"] else list(flags["runs"])
+  if not names or len(set(names)) < len(names):
+    raise UsageError(
+      f"found the models {', '.join(names) or '(none)'}, expected --model=DIR_OR_NAME, or "
+      "several different ones as --runs A B …"
+    )
   start.quiet()
-  model = pretrained.load(flags["model"])
-  metrics = evaluate(model, config)
-  text = json.dumps(metrics, indent=2)
-  print(text)
-  if flags["out"]:
-    try:
-      log.write_json(flags["out"], metrics)
-    except OSError as error:
-      raise JaxsftError(
-        f"--out={flags['out']}: cannot be written ({error.strerror}); choose another place"
-      ) from error
+  task = tasks.TASKS[config.task]
+  rows = prepare.read_data(config.data, task)
+  sets = {"held out": rows.held_out or rows.train} | prepare.further_sets(config)
+  said = {}
+  for place, rows in sets.items():
+    systems, said[place] = {}, {}
+    for name in names:
+      metrics, found, context = judge(pretrained.load(name), config, rows)
+      systems[name] = (found, context)
+      directory = _directory(flags["out"], place, name, len(sets), len(names))
+      said[place][name] = _summary(directory, found, task, context, metrics, config)
+    if len(names) > 1:
+      said[place] |= {"comparison": compare.compare(systems, task)}
+  shown = said if len(sets) > 1 else next(iter(said.values()))
+  print(json.dumps(shown if len(names) > 1 or len(sets) > 1 else shown[names[0]], indent=2))
+  for place, found in said.items():
+    if "comparison" in found:
+      print(
+        "\n".join([f"{place}:" if len(sets) > 1 else "", *compare.table(found["comparison"])])
+      )
+
+
+def _directory(out, place, name, places, names):
+  """Where the files of one model on one data set go; None: nowhere."""
+  if out is None:
+    return None
+  path = pathlib.Path(out)
+  path = path / place if places > 1 else path
+  return path / re.sub(r"[^\w.=-]+", "_", name).strip("_") if names > 1 else path
+
+
+def _summary(directory, found, task, context, metrics, config):
+  slices = config.evaluate.slices
+  if directory is None:
+    return results.summary(found, task, context, metrics, slices)
+  try:
+    return results.write(directory, found, task, context, metrics, slices)
+  except OSError as error:
+    raise JaxsftError(
+      f"--out={directory}: cannot be written ({error.strerror}); choose another place"
+    ) from error
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, generate, step, tasks, weights
+from jaxsft import evaluate, export, generate, results, step, tasks, weights
 from jaxsft.data import forms
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
@@ -33,7 +33,7 @@ def evaluate_and_keep_best(job, state, loop, done):
   with job.logger.pause():
     found = evaluate.measure(job.eval_step, params, held_out, data.eval_plan, job.mesh)
     metrics = data.task.metrics(found, data.context)
-    job.logger.evaluation(done, metrics)
+    job.logger.evaluation(done, metrics | _of_further_sets(job, params))
     value = metrics.get(job.metric)
     if not isinstance(value, float) or not np.isfinite(value):
       raise JaxsftError(
@@ -47,8 +47,21 @@ def evaluate_and_keep_best(job, state, loop, done):
     examples = predictions(job, found)
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
     best |= {"examples": examples, "export": loop["export"]}
+    if jax.process_index() == 0:
+      place, slices = job.logger.directory / "evaluation", job.config.evaluate.slices
+      results.write(place, found, data.task, data.context, metrics, slices)
     job.checkpoints.save_best(state.trainable, best)
     return loop | {"stale": 0, "best": best, "last": metrics}
+
+
+def _of_further_sets(job, params):
+  """The numbers of evaluate.sets, with the set's name in front."""
+  numbers = {}
+  for name, (examples, plan) in job.data.sets.items():
+    found = evaluate.measure(job.eval_step, params, examples, plan, job.mesh)
+    metrics = job.data.task.metrics(found, job.data.context)
+    numbers |= {f"{name}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
+  return numbers
 
 
 def refuse_bad_updates(job, done):

@@ -16,12 +16,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.box
-import rich.console
-import rich.progress
-import rich.table
 
 from jaxsft import report as report_lib
+from jaxsft import screen
 from jaxsft.errors import JaxsftError
 
 # Dense bfloat16 peak of one device in FLOP/s by device kind; first match wins.
@@ -106,7 +103,7 @@ class Log:
     self._every, self._total = settings.every, total
     self._tensorboard = settings.tensorboard
     self._flops = flops_per_token
-    self._console = console or rich.console.Console()
+    self._console = console or screen.console()
     self._clock = clock or time.perf_counter
     self._active = jax.process_index() == 0
     self._first, self._compiled = 0, ()
@@ -162,14 +159,7 @@ class Log:
     if self._tensorboard:
       self._events = _Events(self.directory, first)
     if self._console.is_terminal:
-      self._bar = rich.progress.Progress(
-        "{task.completed}/{task.total}",
-        rich.progress.BarColumn(20),
-        "{task.fields[status]}",
-        console=self._console,
-      )
-      self._task = self._bar.add_task("", total=self._total, completed=first, status="")
-      self._bar.start()
+      self._bar = screen.training_bar(self._console, self._total, first)
     return len(lines) - len(kept)
 
   def step(self, step: int, metrics: dict, tokens: int, examples: int) -> None:
@@ -228,7 +218,7 @@ class Log:
       result["report"] = str(self.directory / "report.html")
       write_json(self.directory / "result.json", result)
       report_lib.write(self.directory)
-      closing(self._console, result)
+      screen.closing(self._console, scrub(result))
     return result
 
   def _convert(self, pending):
@@ -290,7 +280,7 @@ class Log:
       left = (mark[0] - self._begin[0]) / done * (self._total - step)
       parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
     if self._bar:
-      self._bar.update(self._task, completed=step, status="  ".join(parts))
+      self._bar.update(self._bar.task_ids[0], completed=step, status="  ".join(parts))
     elif due:
       self.say(f"update {step}/{self._total}  {'  '.join(parts)}")
 
@@ -327,58 +317,6 @@ class _Events:
 
   def close(self):
     self._file.close()
-
-
-def closing(console: rich.console.Console, result: dict) -> None:
-  """The last page: final metrics, confusion table, three examples, where things are.
-
-  result: as in result.json: "metrics" {name: number, "confusion": [C, C] rows = true,
-  "labels": C names}, "best", "examples", "steps", "seconds", "export", "report" …
-  """
-  result = scrub(result)
-  show = lambda *a: console.print(*a, markup=False, highlight=False, soft_wrap=True)
-  metrics, best = result.get("metrics") or {}, result.get("best")
-  show("")
-  when = f" (best, after update {best['step']})" if best else ""
-  numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-  words = ", ".join(f"{name} {report_lib.shorten(value)}" for name, value in numbers.items())
-  show(f"final metrics{when}: {words or 'none'}")
-  if metrics.get("confusion"):
-    _show_confusion(console, show, metrics["confusion"], metrics["labels"])
-  for example in (result.get("examples") or [])[:3]:
-    show("")
-    for name, value in example.items():
-      text = report_lib.shorten(value)
-      show(f"  {name:>10}  {text if len(text) <= 400 else text[:399] + '…'}")
-  show("")
-  spent = [("steps", "updates"), ("tokens", "tokens"), ("seconds", "seconds")]
-  spent += [("compile_seconds", "seconds of them compiling")]
-  spent += [("tokens_per_second", "tokens/s"), ("examples_per_second", "examples/s")]
-  found = [
-    f"{report_lib.shorten(result[key])} {unit}" for key, unit in spent if result.get(key)
-  ]
-  if result.get("mfu"):
-    found.append(f"MFU {result['mfu']:.1%}")
-  show(", ".join(found))
-  for name in ("export", "report"):
-    if result.get(name):
-      show(f"{name:>10}  {result[name]}")
-
-
-def _show_confusion(console, show, counts, labels):
-  pairs = [(n, t, p) for t, row in enumerate(counts) for p, n in enumerate(row)]
-  if len(labels) > 10:  # too wide for a screen: report.html has the table
-    show("most frequent confusions (true → predicted):")
-    for n, true, predicted in sorted((x for x in pairs if x[1] != x[2]), reverse=True)[:10]:
-      if n:
-        show(f"  {n:,}  {labels[true]} → {labels[predicted]}")
-    return
-  table = rich.table.Table("true \\ predicted", box=rich.box.SIMPLE_HEAD)
-  for label in labels:
-    table.add_column(rich.text.Text(str(label)), justify="right")
-  for label, row in zip(labels, counts, strict=True):
-    table.add_row(rich.text.Text(str(label)), *(f"{n:,}" for n in row))
-  console.print(table)
 
 
 def _plain(value):

@@ -2,30 +2,41 @@
 
   python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
                            [--columns='{"text": "review"}'] [--batch_size=64]
+                           [--config=configs/x.py]
 
-Writes one JSON object a row, in the order of the rows: its id and what the model says.
+Reads what training reads: --config says how (format, columns, encoding, …), else the file's
+suffix does. Writes one row for each, in their order: its id, its fields, and what the model
+says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
+way, the same command goes on.
 """
 
-import contextlib
+import dataclasses
+import glob
+import hashlib
+import itertools
 import json
 import os
-import pathlib
 
 import jax
 
 from jaxsft import (
   command,
-  config,
   config_values,
   evaluate,
+  generate,
   prepare,
   pretrained,
+  row_file,
+  screen,
   sharding,
   start,
 )
-from jaxsft.data import fetch, order, read, store
+from jaxsft import config as config_lib
+from jaxsft.data import clean, fetch, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import TASKS
+
+BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
 
 def predict(model, rows, batch_size=64):
@@ -34,94 +45,122 @@ def predict(model, rows, batch_size=64):
   Raises JaxsftError for a row without text, and for models that generate.
   """
   named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
-  return [answer for _, answer in _predict(model, named, batch_size)]
+  answer = predictor(model, batch_size)
+  return [said for block in _blocks(named) for said in answer(block)]
 
 
-def _predict(model, rows, batch_size):
-  """(row, answer) for every row."""
+def predictor(model, batch_size):
+  """A function [read.Row] -> [what the task decodes]; its calls share weights and programs."""
   if model.base.task != "classify":
     raise JaxsftError(
       f"the model is a {model.base.config['architectures'][0]}, which answers with text; "
       "use python -m jaxsft.generate"
     )
-  task = TASKS[model.base.task]
-  unlabelled = []
-  for row in rows:
-    if not str(row.fields.get("text", "")).strip():
+  task, mesh = TASKS[model.base.task], sharding.make_mesh()
+  params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
+  eval_step = evaluate.make_eval_step(model.network, task, config_lib.Loss(), mesh)
+
+  def answer(rows):
+    unlabelled = [_unlabelled(row, task) for row in rows]
+    examples = prepare.examples(unlabelled, task, model.context, store.in_memory)
+    plan = _plan(examples.store.lengths, batch_size, model.base.limit, mesh)
+    found = evaluate.measure(eval_step, params, examples, plan, mesh)
+    return [task.decode(one, model.context) for one in found]
+
+  return answer
+
+
+def _blocks(rows):
+  rows = iter(rows)
+  while block := list(itertools.islice(rows, BLOCK)):
+    yield block
+
+
+def _unlabelled(row, task):
+  """The row without its answer; raises JaxsftError where there is nothing to answer."""
+  fields = {name: value for name, value in row.fields.items() if name not in task.GOLD}
+  for name in task.FIELDS:
+    if name not in task.GOLD and not str(fields.get(name, "")).strip():
       raise JaxsftError(
-        f"{row.where}: has no text, found the fields {', '.join(row.fields)}; name the "
-        "column with --columns='{\"text\": …}'"
+        f"{row.where}: has no {name}, found the fields {', '.join(row.fields)}; name the "
+        f"column with --columns='{{\"{name}\": …}}'"
       )
-    fields = {k: v for k, v in row.fields.items() if k in ("text", "text_pair")}
-    for name in ("text", "text_pair"):
-      if not isinstance(row.fields.get(name, ""), str):
-        raise JaxsftError(
-          f"{row.where}: the field {name!r} is {row.fields[name]!r}, expected text; correct "
-          "the row or name another column with --columns"
-        )
-    unlabelled.append(row._replace(fields=fields))
-  examples = prepare.examples(unlabelled, task, model.context, store.in_memory)
-  for row, found in zip(rows, _found(model, task, examples, batch_size), strict=True):
-    yield row, task.decode(found, model.context)
+  for name in clean.TEXT_FIELDS:
+    if not isinstance(fields.get(name, ""), str):
+      raise JaxsftError(
+        f"{row.where}: the field {name!r} is {fields[name]!r}, expected text; correct "
+        "the row or name another column with --columns"
+      )
+  return row._replace(fields=fields)
 
 
-def _found(model, task, examples, batch_size):
-  """tasks.Found of every row, in their order."""
-  mesh = sharding.make_mesh()
+def _plan(lengths, batch_size, limit, mesh):
+  """An order.Plan of a few sizes, so that one block's programs serve the next."""
   plan = order.plan_evaluation(
-    examples.store.lengths,
+    lengths,
     batch_size=batch_size,
     batch_unit="examples",
     packing="pack",
-    max_length=int(examples.store.lengths.max()),
+    max_length=int(lengths.max()),
     row_multiple=sharding.row_shards(mesh),
   )
-  params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
-  step = evaluate.make_eval_step(model.network, task, config.Loss(), mesh)
-  return evaluate.measure(step, params, examples, plan, mesh)
+  up = lambda n: generate.bucket(n) if n > 1 else 1
+  return dataclasses.replace(
+    plan,
+    row_length=max(plan.row_length, min(up(plan.row_length), limit)),
+    segments=up(plan.segments),
+    row_counts=tuple(
+      sharding.row_shards(mesh) * up(-(-n // sharding.row_shards(mesh)))
+      for n in plan.row_counts
+    ),
+  )
+
+
+def _rows(flags, config):
+  """(the rows of --data, text that names them) as a config's data keys say."""
+  data = config_lib.Data() if config is None else config.data
+  columns, kind = data.columns, dict[str, str | int]
+  if flags["columns"]:
+    columns = config_values.parse(flags["columns"], kind, "--columns")
+    config_values.check(columns, kind, "--columns")
+  settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
+  settings |= {"format": data.format, "columns": columns, "id": data.id}
+  path = fetch.resolve(flags["data"], None, key="--data")
+  rows = read.read_rows(path, **settings)
+  first = next(rows, None)  # what is wrong with a file is said before the weights are read
+  if first is None:
+    raise JaxsftError(f"--data={flags['data']}: holds no row, expected at least one to answer")
+  files = [str(path)]
+  for file in sorted(glob.glob(str(path))):
+    files += [os.stat(file).st_size, os.stat(file).st_mtime_ns]
+  return itertools.chain([first], rows), json.dumps([files, settings], sort_keys=True)
 
 
 def main(argv):
-  flags = {
-    "model": "",
-    "data": "",
-    "out": "",
-    "columns": None,
-    "batch_size": 64,
-    "sha256": None,
-  }
-  _, flags = command.parse(argv, flags, needs_config=False)
+  flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
+  config, flags = command.parse(argv, flags | {"sha256": None}, needs_config=False)
   start.quiet()
-  columns, kind = flags["columns"], dict[str, str | int]
-  if columns:
-    columns = config_values.parse(columns, kind, "--columns")
-    config_values.check(columns, kind, "--columns")
   if flags["batch_size"] < 1:
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
-  path = fetch.resolve(flags["data"], None, key="--data")
-  rows = list(
-    read.read_rows(
-      path, format="auto", encoding="utf-8", header=None, quoting=True, columns=columns, id=None
-    )
-  )
+  rows, named = _rows(flags, config)
   model = pretrained.load(flags["model"], flags["sha256"])
-  out = pathlib.Path(flags["out"])
-  temporary = out.with_name(f".{out.name}.{os.getpid()}")
+  answer = predictor(model, flags["batch_size"])
+  seen = hashlib.sha256(named.encode())
+  seen.update(model.base.identity().encode())
+  out = row_file.RowFile(flags["out"], seen.hexdigest())
   try:
-    with temporary.open("w", encoding="utf-8") as file:
-      for row, answer in _predict(model, rows, flags["batch_size"]):
-        file.write(
-          json.dumps({"id": row.id, **row.fields, **answer}, ensure_ascii=False) + "\n"
-        )
-    os.replace(temporary, out)
-  except OSError as error:
-    raise JaxsftError(
-      f"{out}: cannot be written: {error.strerror}; make room or choose another --out"
-    ) from None
+    if out.done:
+      print(f"going on after {out.done} rows that are answered already")
+    rest = itertools.islice(rows, out.done, None)
+    with screen.counting("rows") as show:
+      for block in _blocks(rest):
+        said = zip(block, answer(block), strict=True)
+        out.write([{"id": row.id, **row.fields, **words} for row, words in said])
+        show(out.done)
+    out.close()
   finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
-  print(f"{len(rows)} predictions in {out}")
+    out.leave()
+  print(f"{out.done} predictions in {out.out}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ class Prepared:
   held_out: Examples | None
   plan: order.Plan
   eval_plan: order.Plan | None
+  sets: dict[str, tuple[Examples, order.Plan]]
+  """Those of evaluate.sets, with plans that meet each example once."""
 
 
 def prepare(config, base, mesh):
@@ -77,7 +79,12 @@ def prepare(config, base, mesh):
   if held_out is not None:
     limit = row_limit(config, context, train, held_out)
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
-  return Prepared(task, context, rows, train, held_out, plan, eval_plan)
+  sets = {}
+  for name, more in further_sets(config).items():
+    examples = encode(more, task, context)
+    limit = row_limit(config, context, examples)
+    sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
+  return Prepared(task, context, rows, train, held_out, plan, eval_plan, sets)
 
 
 def make_context(config, base, labels):
@@ -175,9 +182,9 @@ def _described(part, context):
   )
 
 
-def read_data(data, task):
-  """`Rows` of the config's `data` keys for a task module."""
-  path = fetch.resolve(data.path, data.sha256)
+def read_data(data, task, key="data.path"):
+  """`Rows` of the config's `data` keys for a task module; key: what names them in errors."""
+  path = fetch.resolve(data.path, data.sha256 if key == "data.path" else None, key=key)
   settings = dict(
     format=data.format,
     encoding=data.encoding,
@@ -205,6 +212,15 @@ def read_data(data, task):
   elif data.split:
     train, held_out = clean.split(cleaned.rows, data.split)
   return Rows(train, held_out, count, left_out)
+
+
+def further_sets(config):
+  """{name: cleaned rows} of evaluate.sets."""
+  sets, task = {}, tasks.TASKS[config.task]
+  for name, path in (config.evaluate.sets or {}).items():
+    other = dataclasses.replace(config.data, path=path, split=0.0, eval_path=None, limit=None)
+    sets[name] = read_data(other, task, key=f"evaluate.sets[{name!r}]").train
+  return sets
 
 
 def label_names(config, base, train_rows):

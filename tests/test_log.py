@@ -16,6 +16,7 @@ import rich.console
 from tensorboard.backend.event_processing import event_accumulator
 
 from jaxsft import log, report
+from jaxsft import screen as screen_lib
 
 EVERY_STEP = types.SimpleNamespace(every=1, tensorboard=False)
 
@@ -330,10 +331,10 @@ def test_the_last_page_of_many_labels_and_of_none():
   counts = np.diag([5] * 12)
   counts[2, 7] = 4
   labels = [f"l{i}" for i in range(12)]
-  log.closing(console, {"metrics": {"confusion": counts.tolist(), "labels": labels}})
+  screen_lib.closing(console, {"metrics": {"confusion": counts.tolist(), "labels": labels}})
   assert "4  l2 → l7" in console.file.getvalue() and "l3 → " not in console.file.getvalue()
   console = screen()
-  log.closing(console, {"task": "chat", "metrics": {}, "examples": [], "steps": 1})
+  screen_lib.closing(console, {"task": "chat", "metrics": {}, "examples": [], "steps": 1})
   assert "final metrics: none" in console.file.getvalue()
 
 

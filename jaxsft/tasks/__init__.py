@@ -13,7 +13,10 @@ A task module also says:
   METRICS         name -> "max" or "min", the direction in which it is better; or such a dict
                   for each data.label_type
   DEFAULT_METRIC  what "best" means unless evaluate.metric says otherwise
-and a task whose answers are texts has `prompt(row, context)`, what `generate.answers` reads.
+and has `row_loss(found, context)`, how wrong the answer to one row is, and
+`measured(found, context)`, the metrics.statistics.Measured of which intervals, slices and
+comparisons are made, the main one first. A task whose answers are texts has
+`prompt(row, context)`, what `generate.answers` reads.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from jaxsft import tasks
 from jaxsft.data import chat, forms
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
+from jaxsft.metrics import statistics
 from jaxsft.models import heads
 
 FIELDS = ()  # those of one form or another: `encode` says what a row lacks
@@ -147,3 +148,20 @@ def metrics(found, context):
     "perplexity": math.exp(min(loss, 700.0)),  # finite in a float
     "token_accuracy": sums["right"] / sums["tokens"],
   }
+
+
+def row_loss(one, context):
+  """Mean loss of the supervised tokens of one conversation."""
+  tokens = sum(float(o["tokens"]) for o in one.outputs)
+  return sum(float(o["nll"]) for o in one.outputs) / tokens
+
+
+def measured(found, context):
+  """statistics.Measured of the metrics that intervals and comparisons are made of."""
+  nll, tokens, right = (
+    np.array([sum(float(o[name]) for o in f.outputs) for f in found])
+    for name in ("nll", "tokens", "right")
+  )
+  hits = np.stack([right, tokens], -1)
+  share = statistics.Measured("token_accuracy", "max", hits, lambda s: s[..., 0] / s[..., 1])
+  return [statistics.perplexity(nll, tokens), share]

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxsft import tasks
 from jaxsft.errors import JaxsftError
+from jaxsft.metrics import statistics
 
 FIELDS = ("text", "label")
 GOLD = ("label",)
@@ -153,3 +154,27 @@ def _regression(predicted, labels):
     numbers["pearson"] = float(stats.pearsonr(predicted, labels).statistic)
     numbers["spearman"] = float(stats.spearmanr(predicted, labels).statistic)
   return numbers
+
+
+def row_loss(one, context):
+  """How wrong the answer to one row is: its cross-entropy, or its squared error."""
+  logits, label = np.float64(one.outputs[0]["logits"]), one.examples[0]["label"]
+  if context.label_type == "number":
+    return float((logits[0] - label) ** 2)
+  return float(np.logaddexp.reduce(logits) - logits[label])
+
+
+def measured(found, context):
+  """statistics.Measured of the metrics that intervals and comparisons are made of."""
+  labels = [f.examples[0]["label"] for f in found]
+  logits = np.stack([f.outputs[0]["logits"] for f in found]).astype(np.float64)
+  if context.label_type == "number":
+    error = np.square(logits[:, 0] - labels)
+    return [statistics.mean("mse", error, "min"), statistics.pearson(logits[:, 0], labels)]
+  predicted = logits.argmax(-1)
+  counts = statistics.class_counts(predicted, labels, len(context.labels))
+  return [
+    statistics.accuracy(predicted, labels),
+    statistics.macro_f1(counts),
+    statistics.mcc(counts),
+  ]

@@ -1,0 +1,144 @@
+"""The verb `predict`: what it reads, what it writes, and how it goes on."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from jaxsft import predict, pretrained, row_file
+from jaxsft.errors import JaxsftError, UsageError
+from tests import tiny
+
+TEXTS = ["the film was good", "it was awful and dull", "a story", "the plot was superb"] * 3
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+  return tiny.checkpoint(tmp_path_factory.mktemp("classifier"), "bert", labels=("neg", "pos"))
+
+
+@pytest.fixture
+def rows(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  lines = [json.dumps({"text": t, "n": i}) for i, t in enumerate(TEXTS)]
+  path.write_text("\n".join(lines) + "\n")
+  return path
+
+
+def read(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(classifier, rows, out, *flags):
+  predict.main([f"--model={classifier}", f"--data={rows}", f"--out={out}", *flags])
+
+
+def test_rows_come_back_in_their_order_with_what_is_said_of_them(classifier, rows, tmp_path):
+  run(classifier, rows, tmp_path / "out.jsonl")
+  found = read(tmp_path / "out.jsonl")
+  assert [r["id"] for r in found] == [f"rows.jsonl:{n + 1}" for n in range(len(TEXTS))]
+  assert [(r["text"], r["n"]) for r in found] == [(t, i) for i, t in enumerate(TEXTS)]
+  model = pretrained.load(classifier)
+  for row, said in zip(found, model.predict([{"text": t} for t in TEXTS]), strict=True):
+    assert row["label"] == said["label"]
+    assert row["score"] == pytest.approx(said["score"], abs=1e-6)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+
+
+def test_a_table_holds_the_same(classifier, rows, tmp_path):
+  run(classifier, rows, tmp_path / "out.jsonl")
+  run(classifier, rows, tmp_path / "out.csv")
+  with (tmp_path / "out.csv").open(newline="") as file:
+    table = list(csv.DictReader(file))
+  for cells, row in zip(table, read(tmp_path / "out.jsonl"), strict=True):
+    assert list(cells) == list(row)
+    assert cells["text"] == row["text"] and json.loads(cells["scores"]) == row["scores"]
+
+
+def test_a_config_says_how_rows_are_read(classifier, tmp_path):
+  (tmp_path / "rows.txt").write_text("review;x\nthe film was good;1\n".replace(";", "\t"))
+  (tmp_path / "c.py").write_text(
+    "from jaxsft.config import Config, Data, Model\n"
+    "def get_config(arg=''):\n"
+    "  return Config(model=Model(path='m'), data=Data(path='d', format='tsv', "
+    "columns={'text': 'review'}))\n"
+  )
+  run(
+    classifier, tmp_path / "rows.txt", tmp_path / "out.jsonl", f"--config={tmp_path / 'c.py'}"
+  )
+  (row,) = read(tmp_path / "out.jsonl")
+  assert row["text"] == "the film was good" and row["label"] in ("neg", "pos")
+
+
+def test_a_stopped_run_goes_on(classifier, rows, tmp_path, monkeypatch, capsys):
+  run(classifier, rows, tmp_path / "whole.jsonl")
+  monkeypatch.setattr(predict, "BLOCK", 5)
+  answered, original = [], predict.predictor
+
+  def spy(stop_after):
+    def make(*args):
+      answer = original(*args)
+
+      def counted(block):
+        if len(answered) >= stop_after:
+          raise KeyboardInterrupt
+        answered.append(len(block))
+        return answer(block)
+
+      return counted
+
+    return make
+
+  monkeypatch.setattr(predict, "predictor", spy(2))
+  with pytest.raises(KeyboardInterrupt):
+    run(classifier, rows, tmp_path / "out.jsonl")
+  assert not (tmp_path / "out.jsonl").exists() and answered == [5, 5]
+  (part,) = tmp_path.glob(".out.jsonl.*.part")
+  with part.open("a") as file:
+    file.write('{"id": "half a ro')  # a stop in the middle of a row
+  answered.clear()
+  monkeypatch.setattr(predict, "predictor", spy(9))
+  run(classifier, rows, tmp_path / "out.jsonl")
+  assert answered == [2] and "going on after 10 rows" in capsys.readouterr().out
+  known = read(tmp_path / "whole.jsonl")
+  for row, other in zip(read(tmp_path / "out.jsonl"), known, strict=True):
+    assert {**row, "score": 0, "scores": 0} == {**other, "score": 0, "scores": 0}
+    assert row["score"] == pytest.approx(other["score"], abs=1e-6)
+  assert not list(tmp_path.glob(".*part"))
+
+
+def test_other_rows_or_another_model_begin_anew(tmp_path):
+  first = row_file.RowFile(tmp_path / "out.jsonl", "a" * 64)
+  first.write([{"n": 1}])
+  first.leave()
+  assert row_file.RowFile(tmp_path / "out.jsonl", "b" * 64).done == 0
+  assert row_file.RowFile(tmp_path / "out.jsonl", "a" * 64).done == 1
+
+
+def test_a_table_has_a_column_for_every_key(tmp_path):
+  out = row_file.RowFile(tmp_path / "out.csv", "a" * 64)
+  out.write([{"a": 'x,"y"'}, {"b": [1, "ü"]}])
+  out.close()
+  with (tmp_path / "out.csv").open(newline="") as file:
+    assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', ""], ["", '[1, "ü"]']]
+
+
+def test_refusals(classifier, rows, tmp_path):
+  with pytest.raises(UsageError, match=r"out\.txt.*\.jsonl, \.csv"):
+    run(classifier, rows, tmp_path / "out.txt")
+  (tmp_path / "none.jsonl").write_text("\n")
+  with pytest.raises(JaxsftError, match="holds no row"):
+    run(classifier, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
+
+
+def test_blocks_share_programs(classifier):
+  """Other lengths in the next block, the same sizes of batches."""
+  model, mesh = pretrained.load(classifier), tiny.devices(1)
+  rng, plans = np.random.default_rng(0), set()
+  for _ in range(20):
+    plan = predict._plan(rng.integers(3, 33, 200).astype(np.int32), 16, model.base.limit, mesh)
+    plans |= plan.shapes()
+    met = [i for k in range(plan.num_steps) for row in plan.batch(k) for i in row]
+    assert sorted(met) == list(range(200))
+  assert len(plans) <= 4, plans
