@@ -112,8 +112,10 @@ def test_other_rows_or_another_model_begin_anew(tmp_path):
   first = row_file.RowFile(tmp_path / "out.jsonl", "a" * 64)
   first.write([{"n": 1}])
   first.leave()
-  assert row_file.RowFile(tmp_path / "out.jsonl", "b" * 64).done == 0
-  assert row_file.RowFile(tmp_path / "out.jsonl", "a" * 64).done == 1
+  for identity, done in (("b", 0), ("a", 1)):
+    again = row_file.RowFile(tmp_path / "out.jsonl", identity * 64)
+    again.leave()
+    assert again.done == done
 
 
 def test_a_table_has_a_column_for_every_key(tmp_path):

@@ -58,7 +58,7 @@ class Place:
     self.root, self.patch, self.verb, self.code = root, patch, verb, None
     self.flags = {
       "train": {"config": "config.py", "workdir": "out"},
-      "evaluate": {"config": "config.py", "model": "run", "out": "out.json"},
+      "evaluate": {"config": "config.py", "model": "run", "out": "measured"},
       "predict": {"model": "run", "data": "new.jsonl", "out": "out.jsonl"},
       "generate": {"model": "llama", "prompt": "2 plus 2"},
       "export": {"run": "run", "out": "out"},

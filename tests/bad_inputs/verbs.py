@@ -360,11 +360,11 @@ VERBS = [
     "'single'",
   ),
   case(
-    "evaluate into a missing directory",
+    "evaluate into a file",
     "evaluate",
-    lambda p: p.flags.update(out="none/out.json"),
+    lambda p: p.write("measured", "mine"),
     1,
-    "none/out.json",
+    "measured",
     "--out",
   ),
 ]

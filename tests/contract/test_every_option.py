@@ -122,6 +122,8 @@ FLIPS = {
   "evaluate.batch_size": ("data", CLASSIFY, 2, {}),
   "evaluate.prompts": ("run", CHAT, ("a cat",), {"evaluate__max_new_tokens": 4}),
   "evaluate.max_new_tokens": ("run", CHAT, 4, {"evaluate__max_new_tokens": 8}),
+  "evaluate.sets": ("run", CLASSIFY, {"more": "DATA OF classify"}, {}),
+  "evaluate.slices": ("run", CLASSIFY, ("length",), {}),
   "checkpoint.every": ("run", CLASSIFY, 1, {}),
   "checkpoint.keep": ("run", CLASSIFY, 3, {"checkpoint__every": 1}),
   "export.format": ("run", CLASSIFY, "none", {}),
@@ -207,7 +209,7 @@ def at_run(config, work):
     if config.task == "chat":
       found = {"nll": len(calls) * 1.0, "tokens": 1.0, "right": 0.5 + 0.1 * (len(calls) == 2)}
       return {name: jnp.full(shape, x) for name, x in found.items()}, places
-    tilt = 1.0 if len(calls) in (2, 4) else -1.0
+    tilt = len(calls) * (1.0 if len(calls) in (2, 4) else -1.0)
     return {"logits": jnp.broadcast_to(jnp.array([0.0, tilt]), (*shape, 2))}, places
 
   def answers(network, params, tokenizer, prompts, **settings):
@@ -238,7 +240,9 @@ def at_run(config, work):
   weights = work / "export" / "model.safetensors"
   exported = weights.read_bytes() if weights.exists() else None
   best = result["best"]
-  return digest(lines, files, best, asked, result["steps"], exported)
+  held_out = work / "evaluation" / "metrics.json"
+  measured = held_out.read_text() if held_out.exists() else None
+  return digest(lines, files, best, asked, result["steps"], exported, measured)
 
 
 LOOKS = {"data": at_data, "step": at_step, "run": at_run}
@@ -261,6 +265,8 @@ def seen(files, tmp_path_factory):
   def value(given):
     if given == "TEMPLATE":
       return tiny.letter_tokenizer().chat_template.replace("message['role']", "'a'", 1)
+    if isinstance(given, dict):
+      return {k: value(v) for k, v in given.items()}
     return str(named.get(given, given)) if isinstance(given, str) else given
 
   def see(look, pair, settings):

@@ -1,0 +1,149 @@
+"""What an evaluation leaves for people, and models compared on the same rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxsft import compare, evaluate, results, tasks
+from jaxsft.data.read import Row
+from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tasks import classify
+from tests import tiny
+
+CONTEXT = tasks.Context(None, 64, labels=("neg", "pos"))
+
+
+def found(margins, golds, fields=None, name="r"):
+  """[tasks.Found]: the logit of "pos" less that of "neg", the gold id."""
+  rows = []
+  for i, (margin, gold) in enumerate(zip(margins, golds, strict=True)):
+    more = {} if fields is None else fields[i]
+    row = Row(
+      f"{name}{i}", f"rows:{i + 1}", {"text": f"t{i}", "label": CONTEXT.labels[gold], **more}
+    )
+    example = {"inputs": np.zeros(3 + i % 5, np.int32), "label": np.int32(gold)}
+    rows.append(tasks.Found(row, [example], [{"logits": np.float32([0, margin])}]))
+  return rows
+
+
+def test_the_files_say_what_was_found(tmp_path):
+  rows = found([2.0, -1.0, -3.0], [1, 1, 0], [{"by": "a"}, {"by": "b"}, {"by": "a"}])
+  metrics = {"accuracy": 2 / 3}
+  said = results.write(tmp_path / "out", rows, classify, CONTEXT, metrics, ("by", "length"))
+  lines = [json.loads(x) for x in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+  assert [x["id"] for x in lines] == ["r0", "r1", "r2"]
+  assert [(x["gold"], x["label"]) for x in lines] == [
+    ("pos", "pos"),
+    ("pos", "neg"),
+    ("neg", "neg"),
+  ]
+  assert lines[1]["text"] == "t1" and lines[1]["by"] == "b"
+  assert lines[1]["loss"] == pytest.approx(np.log(1 + np.e))
+  worst = [json.loads(x) for x in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+  assert [x["id"] for x in worst] == ["r1", "r0", "r2"]
+  assert json.loads((tmp_path / "out/metrics.json").read_text()) == json.loads(json.dumps(said))
+  assert said["accuracy"] == 2 / 3 and said["intervals"]["accuracy"]["n"] == 3
+  by = {part["slice"]: part for part in said["slices"]["by"]}
+  assert (by["a"]["value"], by["a"]["n"]) == (1.0, 2) and (by["b"]["value"], by["b"]["n"]) == (
+    0.0,
+    1,
+  )
+  assert sum(part["n"] for part in said["slices"]["length"]) == 3
+  assert any("a: 1 (1 to 1), 2 rows" in line for line in results.table(said))
+
+
+def test_slices_of_numbers_are_quarters_and_rare_values_are_together():
+  rows = found(
+    [1.0] * 100, [1] * 100, [{"n": i, "name": f"n{i}", "few": i % 3} for i in range(100)]
+  )
+  quarters = results.groups(rows, "n")
+  assert len(set(quarters)) == 4 and all(quarters.count(q) == 25 for q in set(quarters))
+  assert quarters[0] == "0 to 24"
+  names = results.groups(rows, "name")
+  assert len(set(names)) == 21 and names.count("(other)") == 80
+  assert sorted(set(results.groups(rows, "few"))) == ["0", "1", "2"]
+  rows[3].row.fields.pop("few")
+  assert results.groups(rows, "few")[3] == "(none)"
+  with pytest.raises(UsageError, match=r"evaluate\.slices.*'nmae'.*name"):
+    results.groups(rows, "nmae")
+
+
+def test_a_better_model_is_told_from_chance():
+  rng = np.random.default_rng(0)
+  gold = rng.integers(0, 2, 400)
+  right = lambda share: np.where(rng.random(400) < share, 1, -1) * (2.0 * gold - 1)
+  good, bad, same = right(0.9), right(0.7), None
+  same = bad.copy()
+  same[:3] *= -1
+  systems = {
+    "bad": (found(bad, gold), CONTEXT),
+    "good": (found(good, gold), CONTEXT),
+    "same": (found(same, gold), CONTEXT),
+  }
+  said = compare.compare(systems, classify)
+  pairs = {(*p["models"], p["metric"]): p for p in said["pairs"]}
+  better = pairs["bad", "good", "accuracy"]
+  assert better["better"] == "system" and better["p_randomisation"] < 0.01
+  assert better["p_mcnemar"] < 0.01 and better["low"] > 0
+  chance = pairs["bad", "same", "accuracy"]
+  assert chance["p_randomisation"] > 0.05 and chance["p_mcnemar"] > 0.05
+  shown = "\n".join(compare.table(said))
+  assert "good - bad: accuracy" in shown and "good is better, beyond chance" in shown
+  assert "which may be chance" in shown and "400 rows" in shown
+
+
+def test_models_are_compared_on_the_rows_that_all_could_take():
+  gold = [1, 0, 1, 0]
+  whole, part = found([1.0, -1, 1, 1], gold), found([1.0, -1, 1, 1], gold)[1:]
+  said = compare.compare({"a": (whole, CONTEXT), "b": (part, CONTEXT)}, classify)
+  assert (said["rows"], said["left_out"]) == (3, 1)
+  assert all(pair["difference"] == 0 and pair["better"] is None for pair in said["pairs"])
+  other = found([1.0], [1], name="x")
+  with pytest.raises(JaxsftError, match="no held-out row in common"):
+    compare.compare({"a": (whole, CONTEXT), "b": (other, CONTEXT)}, classify)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """Two heads on the same body, rows, and a config."""
+  root = tmp_path_factory.mktemp("evaluated")
+  for name in ("a", "b"):
+    tiny.checkpoint(root / name, "bert", labels=("neg", "pos"))
+  tiny.sentences(root / "rows.jsonl", 24)
+  tiny.sentences(root / "more.jsonl", 10)
+  (root / "c.py").write_text(
+    "from jaxsft.config import Config, Data, Evaluate, Model\n"
+    "def get_config(arg=''):\n"
+    f"  return Config(model=Model(path={str(root / 'a')!r}), data=Data(\n"
+    f"    path={str(root / 'rows.jsonl')!r}, split=0.5),\n"
+    "    evaluate=Evaluate(slices=('length',)))\n"
+  )
+  return root
+
+
+def test_the_verb_measures_compares_and_writes(place, capsys):
+  config, out = f"--config={place / 'c.py'}", place / "out"
+  evaluate.main([f"--model={place / 'a'}", config, f"--out={out / 'one'}"])
+  said = json.loads(capsys.readouterr().out)
+  rows = [json.loads(x) for x in (out / "one/predictions.jsonl").read_text().splitlines()]
+  assert len(rows) == said["rows"] == said["examples"] == said["intervals"]["accuracy"]["n"]
+  assert said["accuracy"] == np.mean([row["label"] == row["gold"] for row in rows])
+  assert said["slices"]["length"]
+  sets = f'--config.evaluate.sets={{"more": {json.dumps(str(place / "more.jsonl"))}}}'
+  evaluate.main(
+    ["--runs", str(place / "a"), str(place / "b"), config, sets, f"--out={out / 'two'}"]
+  )
+  text = capsys.readouterr().out
+  both, end = json.JSONDecoder().raw_decode(text)
+  assert set(both) == {"held out", "more"} and both["more"]["comparison"]["rows"] == 10
+  assert both["held out"][str(place / "a")]["accuracy"] == said["accuracy"]
+  assert "accuracy +0" in text[end:] and "no difference" in text[end:]
+  assert len(list((out / "two").rglob("predictions.jsonl"))) == 4
+
+
+def test_the_verb_needs_models(place):
+  config = f"--config={place / 'c.py'}"
+  for argv in ([config], [config, "--runs", "a", "a"]):
+    with pytest.raises(UsageError, match=r"expected --model=DIR_OR_NAME, or several"):
+      evaluate.main(argv)
