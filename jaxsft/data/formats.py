@@ -127,18 +127,13 @@ def jsonl(file: str, encoding: str) -> Iterator[Record]:
     yield Record(number, str(number), value)
 
 
-def json_list(file: str, encoding: str) -> Iterator[Record]:
-  """A file that is one list of objects."""
-  yield from json_items(file, whole(file, encoding))
-
-
 def whole(file: str, encoding: str) -> str:
   """The text of a file; errors as in `lines`."""
   return "".join(line for _, line in lines(file, encoding))
 
 
 def json_items(file: str, text: str) -> Iterator[Record]:
-  """The objects of a file's list; parsed item by item to know each one's line."""
+  """The objects of a file that is one list; parsed item by item to know each one's line."""
   decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
   skip = lambda at: re.compile(r"[ \t\r\n]*").match(text, at).end()
   at = skip(0)

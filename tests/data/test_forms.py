@@ -210,6 +210,7 @@ def says(*turns, **more):
     (ALPACA | {"history": ["qa"]}, "history is list .*, expected pairs"),
     (ALPACA | {"history": [["q"]]}, "history is list .*, expected pairs"),
     (ALPACA | {"history": [["q", None]]}, "history is list .*, expected pairs"),
+    (ALPACA | {"history": [["q", "a", None]]}, "history is list .*, expected pairs"),
     (ALPACA | {"history": [["q", "a", "b"]]}, "history is list .*, expected pairs"),
     (ALPACA | {"history": [["q", "a"], ["q", ""]]}, r"history\[1\]\[1\]: the assistant's"),
     (ALPACA | {"system": ["a"]}, r"system is list \['a'\], expected text"),

@@ -74,6 +74,10 @@ def test_weights_say_what_trains(key):
     ({"messages": [USER | {"content": ["a"]}, ANSWER]}, r"\[0\]: content\[0\] is str 'a'"),
     ({"messages": [USER | {"content": [TEXT, IMAGE]}]}, r"content\[1\] is dict.*only text"),
     ({"messages": [USER | {"content": [TEXT | {"text": None}]}]}, r"content\[0\] is dict"),
+    (
+      {"messages": [USER | {"content": [TEXT | {"type": "thinking"}]}]},
+      r"content\[0\] is dict",
+    ),
     ({"messages": [USER]}, "no message has the role 'assistant'"),
     ({"messages": [USER, ANSWER | {"content": " \n"}]}, r"\[1\]: .*content is empty"),
     ({"messages": [USER, ANSWER | {"train": False}]}, "every assistant .* false"),

@@ -31,7 +31,8 @@ def test_columns_and_more_than_two_sides(write):
 
 
 def test_a_file_of_that_very_name_is_itself(write):
-  assert fields_of(write("{a,b}.txt", "x\n")) == [{"text": "x"}]
+  file = write("{a,b}.txt", "x\n")
+  assert fields_of(file) == fields_of(file, format="text") == [{"text": "x"}]
 
 
 @pytest.mark.parametrize(
