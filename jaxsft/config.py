@@ -96,6 +96,8 @@ class Data:
   too_long: Literal["error", "drop", "truncate"] = "error"
   """What happens to longer examples; drops and cuts are counted and shown. Chat is never cut
   inside an answer: `truncate` removes the oldest turns; plain text loses its end."""
+  stride: int = 128
+  """answer: tokens that neighbouring windows of a context longer than max_length share."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
   """Several examples a row, kept apart by segments (auto); rows of similar length; or one
   example a row, padded to the longest of the batch."""
@@ -204,6 +206,13 @@ class Evaluate:
   """chat: prompts answered before and after training; () takes three held-out rows."""
   max_new_tokens: int = 64
   """Length limit of those answers."""
+  max_answer_length: int = 30
+  """answer: tokens of the longest piece of the context that is taken for an answer."""
+  n_best: int = 20
+  """answer: how many of the likeliest starts and ends of a window are combined."""
+  null_threshold: float | None = None
+  """answer: odds of no answer (its logits less the best answer's) above which none is given, 0
+  for equal odds; None: always an answer, for rows that all have one (SQuAD 1.1)."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,7 @@ class Log:
 class Config:
   """One experiment."""
 
-  task: Literal["classify", "chat"] = "classify"
+  task: Literal["answer", "classify", "chat"] = "classify"
   """What the rows mean: one file in jaxsft/tasks."""
   seed: int = 0
   """Seeds the data order, new heads and dropout."""

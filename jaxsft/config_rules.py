@@ -17,6 +17,8 @@ def _counts(c):
     ("log.every", c.log.every),
     ("checkpoint.keep", c.checkpoint.keep),
     ("optim.max_bad_steps", c.optim.max_bad_steps),
+    ("evaluate.max_answer_length", c.evaluate.max_answer_length),
+    ("evaluate.n_best", c.evaluate.n_best),
   ):
     yield value < 1, f"config.{key}: found {value}, expected at least 1"
 
@@ -78,8 +80,19 @@ def _data(c):
     f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
   )
   yield (
-    c.task == "chat" and (d.labels is not None or d.label_type != "single"),
-    "config.data.labels: task='chat' has no labels; remove it or set task='classify'",
+    c.task in ("answer", "chat") and (d.labels is not None or d.label_type != "single"),
+    f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
+  )
+  yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
+  yield (
+    c.task == "answer" and isinstance(d.max_length, int) and d.stride >= d.max_length,
+    f"config.data.stride: windows cannot share {d.stride} of config.data.max_length="
+    f"{d.max_length} tokens; lower it",
+  )
+  yield (
+    c.task == "answer" and d.too_long == "truncate",
+    "config.data.too_long: task='answer' cuts nothing, it reads long contexts in windows; set "
+    "'error' or 'drop' for questions that leave no room for a context",
   )
 
 
@@ -111,6 +124,12 @@ def _training(c):
     f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",
   )
   yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
+  parts = ("best_", "has_answer_", "no_answer_")
+  yield (
+    c.evaluate.null_threshold is None and (c.evaluate.metric or "").startswith(parts),
+    f"config.evaluate.metric: {c.evaluate.metric!r} is of questions that may have no answer; "
+    "set config.evaluate.null_threshold",
+  )
   yield (
     c.evaluate.mode is not None and c.evaluate.metric is None,
     "config.evaluate.mode: set config.evaluate.metric too, the metric that it directs",

@@ -79,7 +79,8 @@ def make_network(config, base, data):
 def new_head(config, base):
   """Whether the task's head is drawn anew although the file may have one of that name."""
   wanted = tasks.TASKS[config.task].HEAD
-  return wanted in pretrained.LABELLED and (config.model.new_head or base.kind != wanted)
+  own = (*pretrained.LABELLED, "span")
+  return wanted in own and (config.model.new_head or base.kind != wanted)
 
 
 def make_rule(settings, trainable, total):

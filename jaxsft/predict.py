@@ -51,12 +51,13 @@ def predict(model, rows, batch_size=64):
 
 def predictor(model, batch_size):
   """A function [read.Row] -> [what the task decodes]; its calls share weights and programs."""
-  if model.base.task != "classify":
+  task = TASKS.get(model.base.task)
+  if task is None or task.HEAD == "lm":
     raise JaxsftError(
       f"the model is a {model.base.config['architectures'][0]}, which answers with text; "
       "use python -m jaxsft.generate"
     )
-  task, mesh = TASKS[model.base.task], sharding.make_mesh()
+  mesh = sharding.make_mesh()
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
   eval_step = evaluate.make_eval_step(model.network, task, config_lib.Loss(), mesh)
 

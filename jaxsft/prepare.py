@@ -107,6 +107,10 @@ def make_context(config, base, labels):
     label_type=data.label_type,
     chat_template=template,
     train_on=data.train_on,
+    stride=data.stride,
+    max_answer_length=config.evaluate.max_answer_length,
+    n_best=config.evaluate.n_best,
+    null_threshold=config.evaluate.null_threshold,
   )
 
 
@@ -164,18 +168,22 @@ def report(prepared, shapes, chosen, schedule):
 def _described(part, context):
   """audit.Examples of one part."""
   notes = part.counts["notes"]
-  labels = part.store.values.get("label")
-  counted = {}
+  labels, starts = (part.store.values.get(name) for name in ("label", "start"))
+  counted, unit = {}, "tokens" if labels is None else "labels"
   if labels is not None and context.label_type == "single":
     counted = dict(collections.Counter(context.labels[i] for i in labels))
-  content = (*forms.FIELDS, "text_pair")
+  if starts is not None:  # windows: their first token stands for no answer
+    none, unit = int(np.sum(np.asarray(starts) == 0)), "windows"
+    counted = {"answer": len(starts) - none, "no answer": none}
+  content = (*forms.FIELDS, "text_pair", "question", "context")
   texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
   return audit.Examples(
     ids=part.store.ids,
     lengths=part.store.lengths,
     supervised=store.supervised(part.store),
     texts=texts,
-    unit="tokens" if labels is None else "labels",
+    unit=unit,
+    rows=len(np.unique(part.store.values["row"])),
     labels=counted,
     dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
     truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},

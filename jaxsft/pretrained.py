@@ -313,5 +313,12 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
   params, new = load_params(base, network)
   if new:
     raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")
-  context = tasks.Context(base.tokenizer, base.limit, "truncate", base.labels, base.label_type)
+  context = tasks.Context(
+    base.tokenizer,
+    base.limit,
+    "truncate",
+    base.labels,
+    base.label_type,
+    stride=min(128, base.limit // 4),
+  )
   return Model(base, network, params, context)

@@ -78,6 +78,11 @@ CHATS = (
 
 # (family, task), and data.label_type where it is not "single"
 PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
+SPANS = (("bert", "answer"), ("llama", "answer"))
+WINDOWS = {
+  "bert": (32, 8),
+  "llama": (144, 24),
+}  # tokens (words, letters), and how many are shared
 
 
 def word_tokenizer():
@@ -209,6 +214,28 @@ def chats(path, count=24, turns=True):
   return pathlib.Path(path)
 
 
+def questions(path, count=24, seed=0):
+  """Writes JSONL of questions after the word that is no filler; some contexts take windows.
+
+  Every fourth has no answer, some have two words with two spaces between them.
+  """
+  rng = np.random.default_rng(seed)
+  with open(path, "w", encoding="utf-8") as file:
+    for i in range(count):
+      good, length = bool(rng.integers(0, 2)), int(rng.integers(3, 12) if i % 3 else 36)
+      words = [str(w) for w in rng.choice(FILLERS, length)]
+      answers, at = [], int(rng.integers(0, length + 1))
+      if i % 4 < 3:
+        answer = str(rng.choice(GOOD if good else BAD))
+        answer = f"{answer}  {answer}" if i % 3 == 2 else answer
+        answers = [{"text": answer, "start": len(" ".join([*words[:at], ""]))}] * (1 + i % 2)
+        words.insert(at, answer)
+      row = {"name": f"q{i}", "question": "the end was", "context": " ".join(words)}
+      row |= {"answers": answers, "impossible": not answers}
+      file.write(json.dumps(row) + "\n")
+  return pathlib.Path(path)
+
+
 def config(family, kind, model, data, **overrides):
   """A `Config` of few updates without dropout, penalty or TensorBoard.
 
@@ -216,7 +243,7 @@ def config(family, kind, model, data, **overrides):
   optim__peak_lr=1.
   """
   settings = {
-    "task": "chat" if kind == "chat" else "classify",
+    "task": kind if kind in ("answer", "chat") else "classify",
     "steps": 4,
     "batch_size": 8,
     "model.path": str(model),
@@ -234,6 +261,9 @@ def config(family, kind, model, data, **overrides):
     "log.every": 1,
     "log.tensorboard": False,
   }
+  if kind == "answer":
+    settings["data.max_length"], settings["data.stride"] = WINDOWS[family]
+    settings["evaluate.null_threshold"] = 0.0
   settings |= {key.replace("__", "."): value for key, value in overrides.items()}
   result = config_lib.Config()
   for key, value in settings.items():
@@ -258,4 +288,6 @@ def rows(path, task, **settings):
   """The rows file that suits a task of PAIRS."""
   if task == "chat":
     return chats(path, **settings)
+  if task == "answer":
+    return questions(path, **settings)
   return sentences(path, number=task == "number", **settings)

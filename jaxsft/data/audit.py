@@ -34,7 +34,9 @@ class Examples:
   supervised: np.ndarray
   """[N] supervised tokens, or labels, of each (store.supervised)."""
   unit: str = "tokens"
-  """What `supervised` counts: "tokens" or "labels"."""
+  """What `supervised` counts: "tokens", "labels" or "windows"."""
+  rows: int | None = None
+  """Rows that the examples are of; None: one example each."""
   texts: Sequence[str] = ()
   """To find duplicates by; () does not look."""
   labels: dict[str, int] = field(default_factory=dict)
@@ -169,6 +171,7 @@ def _describe(examples: Examples) -> dict:
   )
   return {
     "examples": len(examples.ids),
+    "rows": len(examples.ids) if examples.rows is None else examples.rows,
     "tokens": tokens,
     **{k: dict(zip(QUANTILES, map(int, v), strict=True)) for k, v in streams.items()},
     "supervised": supervised,
@@ -245,8 +248,9 @@ def _set_lines(name: str, found: dict) -> list[str]:
     word + ", ".join(f"{at} {value}" for at, value in found[key].items())
     for key, word in words.items()
   )
+  rows = f" of {found['rows']:,} rows" if found["rows"] != found["examples"] else ""
   lines = [
-    f"{name:<10} {found['examples']:,} examples, {found['tokens']:,} tokens ({lengths})",
+    f"{name:<10} {found['examples']:,} examples{rows}, {found['tokens']:,} tokens ({lengths})",
   ]
   share = f" ({found['supervised_share']:.1%})" if found["unit"] == "tokens" else ""
   lines.append(f"           {found['supervised']:,} supervised {found['unit']}{share}")

@@ -164,6 +164,12 @@ def validate(
   if "weights" in batch and "targets" in batch:
     bad = (batch["weights"] == 0) & (batch["targets"] != 0)
     _refuse(batch, bad, "targets", "expected 0 where the weight is 0", ids)
+  for key in ("starts", "ends"):
+    if key in batch:
+      places = np.arange(1, batch[key].shape[-1] + 1)
+      lengths = np.sum(batch["segments"][..., None] == places, -2)
+      bad = (batch[key] < 0) | (batch[key] >= np.maximum(lengths, 1))
+      _refuse(batch, bad, key, "expected a token of the example", ids)
   if "labels" not in batch:
     return
   labels, weights = batch["labels"], batch["label_weights"]
@@ -238,7 +244,7 @@ def _refuse(batch, bad, key, expected, ids):
     return
   at = tuple(int(i) for i in np.argwhere(bad)[0])
   examples = batch["example_ids"]
-  if key in ("labels", "label_weights"):
+  if key in ("labels", "label_weights", "starts", "ends"):
     example, where = int(examples[at[: examples.ndim]]), ""
   else:
     prefix = "source_" if key.startswith(stores.SOURCE) else ""

@@ -40,6 +40,14 @@ class Context:
   """Jinja text that replaces the tokenizer's own template."""
   train_on: str = "all"
   """"all" assistant turns or only the "last"."""
+  stride: int = 0
+  """Tokens that neighbouring windows of a text longer than `max_length` share."""
+  max_answer_length: int = 30
+  """Tokens of the longest answer that is looked for."""
+  n_best: int = 20
+  """Starts and ends of each window that answers are made of."""
+  null_threshold: float | None = None
+  """Odds of no answer above which none is given; None: one is always given."""
 
 
 class Encoded(NamedTuple):
@@ -78,6 +86,6 @@ def given_and_gold(row, task):
   return given, {"gold": value} if gold else {}
 
 
-from jaxsft.tasks import chat, classify  # noqa: E402  the tasks use what is above
+from jaxsft.tasks import answer, chat, classify  # noqa: E402  the tasks use what is above
 
-TASKS = {"chat": chat, "classify": classify}
+TASKS = {"answer": answer, "chat": chat, "classify": classify}

@@ -24,6 +24,7 @@ from tests import tiny
 from tests.contract import build
 
 CLASSIFY, CHAT = ("bert", "classify"), ("llama", "chat")
+ANSWER = ("bert", "answer")
 
 # key -> (look, pair, the other value, settings of both runs)
 FLIPS = {
@@ -76,6 +77,7 @@ FLIPS = {
   "data.limit": ("data", CLASSIFY, 30, {}),
   "data.max_length": ("data", CLASSIFY, 6, {}),
   "data.too_long": ("data", CLASSIFY, "drop", {"data__max_length": 6, "!refused": True}),
+  "data.stride": ("data", ANSWER, 4, {}),
   "data.packing": ("data", CLASSIFY, "none", {}),
   "data.train_on": ("data", CHAT, "last", {}),
   "data.chat_template": ("data", CHAT, "TEMPLATE", {}),
@@ -124,6 +126,9 @@ FLIPS = {
   "evaluate.max_new_tokens": ("run", CHAT, 4, {"evaluate__max_new_tokens": 8}),
   "evaluate.sets": ("run", CLASSIFY, {"more": "DATA OF classify"}, {}),
   "evaluate.slices": ("run", CLASSIFY, ("length",), {}),
+  "evaluate.max_answer_length": ("run", ANSWER, 1, {}),
+  "evaluate.n_best": ("run", ANSWER, 2, {}),
+  "evaluate.null_threshold": ("run", ANSWER, -9.0, {}),
   "checkpoint.every": ("run", CLASSIFY, 1, {}),
   "checkpoint.keep": ("run", CLASSIFY, 3, {"checkpoint__every": 1}),
   "export.format": ("run", CLASSIFY, "none", {}),
@@ -209,6 +214,10 @@ def at_run(config, work):
     if config.task == "chat":
       found = {"nll": len(calls) * 1.0, "tokens": 1.0, "right": 0.5 + 0.1 * (len(calls) == 2)}
       return {name: jnp.full(shape, x) for name, x in found.items()}, places
+    if config.task == "answer":
+      x = batch["inputs"] * 1.7 + batch["positions"]
+      places |= {name: batch[name] for name in ("segments", "positions")}
+      return {"logits": jnp.stack([jnp.sin(x), jnp.cos(x)], -1)}, places
     tilt = len(calls) * (1.0 if len(calls) in (2, 4) else -1.0)
     return {"logits": jnp.broadcast_to(jnp.array([0.0, tilt]), (*shape, 2))}, places
 
@@ -242,7 +251,8 @@ def at_run(config, work):
   best = result["best"]
   held_out = work / "evaluation" / "metrics.json"
   measured = held_out.read_text() if held_out.exists() else None
-  return digest(lines, files, best, asked, result["steps"], exported, measured)
+  shown = result["examples"]
+  return digest(lines, files, best, asked, result["steps"], exported, measured, shown)
 
 
 LOOKS = {"data": at_data, "step": at_step, "run": at_run}
