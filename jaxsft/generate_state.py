@@ -1,9 +1,12 @@
 """The compiled half of generation: a batch of rows that grow token by token.
 
 The state of a batch, beside the cache: x [B,D], the hidden states that the next tokens are
-chosen from; tokens [B,S], prompts and answers; live [B], rows that go on; broken [B], rows
-whose logits are not numbers; seen [B,V], where repetitions are penalised. Of a row, the
-cache holds lengths tokens; while it is live, its newest token is not among them.
+chosen from; tokens [B,S], prompts and answers; prompts [B], the lengths of the prompts;
+live [B], rows that go on; broken [B], rows whose logits are not numbers; seen [B,V], where
+repetitions are penalised. Of a row, the cache holds lengths tokens; while it is live, its
+newest token is not among them. Once the prompts are read each has `parts.copies` rows, side
+by side: either beams (see beams.py), or answers of their own, with log_p [B,S], what the
+model gave to every token that was chosen, the stop id included.
 """
 
 from functools import partial
@@ -11,32 +14,39 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxsft import sampling
+from jaxsft import beams, sampling, sharding
 
 
 @partial(jax.jit, static_argnames=("network", "parts", "room", "last"), donate_argnames="state")
 def read(network, params, state, inputs, segments, numbers, *, parts, room, last):
   """The state after one more piece of the prompts [B,T]; after the last, a token each."""
+  inputs, segments = (sharding.constrain(x, sharding.ROWS, None) for x in (inputs, segments))
   if state is None:
-    cache = network.empty_cache(params, inputs.shape[0], room, numbers["prompts"])
-    state = _empty(network, cache, parts)
+    lengths = numbers["prompts"]
+    cache = network.empty_cache(params, inputs.shape[0], room, lengths)
+    state = _empty(network, cache, lengths, parts)
+  places = state["cache"]["lengths"][:, None] + jnp.arange(inputs.shape[1])
   x, cache = network.decode(params, inputs, state["cache"], segments=segments)
   some = jnp.sum(segments, 1)
   x = jnp.take_along_axis(x, jnp.maximum(some - 1, 0)[:, None, None], 1)[:, 0]
   state |= {"x": jnp.where(some[:, None] > 0, x, state["x"]), "cache": cache}
   state["live"] = state["live"] | (some > 0)
+  rows = jnp.arange(inputs.shape[0])[:, None]
+  at = jnp.where(segments > 0, places, room)
+  state["tokens"] = state["tokens"].at[rows, at].set(inputs, mode="drop")
   if parts.penalised:
     ids = jnp.where(segments > 0, inputs, network.arch.vocab)
-    rows = jnp.arange(inputs.shape[0])[:, None]
     state["seen"] = state["seen"].at[rows, ids].set(True, mode="drop")
-  return _choose(network, params, state, numbers, parts) if last else state
+  return _first(network, params, state, numbers, parts) if last else state
 
 
 @partial(jax.jit, static_argnames=("network", "parts", "room"))
 def open_target(network, params, source, segments, begin, numbers, *, parts, room):
   """The state after sources [B,S] and the first inputs [P] of every target, and a token."""
+  source, segments = (sharding.constrain(x, sharding.ROWS, None) for x in (source, segments))
   batch = {"source": source, "source_segments": segments}
-  state = _empty(network, network.prefill(params, batch, room), parts)
+  cache = network.prefill(params, batch, room)
+  state = _empty(network, cache, jnp.ones(len(source), jnp.int32), parts)
   live = jnp.any(segments > 0, 1)
   inputs = jnp.broadcast_to(begin, (len(source), len(begin)))
   real = jnp.where(live[:, None], 1, jnp.zeros_like(inputs))
@@ -45,7 +55,7 @@ def open_target(network, params, source, segments, begin, numbers, *, parts, roo
   state["tokens"] = state["tokens"].at[:, : len(begin)].set(begin)
   if parts.penalised:
     state["seen"] = state["seen"].at[:, begin].set(True)
-  return _choose(network, params, state, numbers, parts)
+  return _first(network, params, state, numbers, parts)
 
 
 @partial(jax.jit, static_argnames=("network", "parts"), donate_argnames="state")
@@ -66,12 +76,13 @@ def extend(network, params, state, steps, numbers, *, parts):
   return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1]
 
 
-def _empty(network, cache, parts):
+def _empty(network, cache, prompts, parts):
   rows, room = cache["segments"].shape
   state = {
     "cache": cache,
     "x": jnp.zeros((rows, network.arch.out_width), network.dtype),
     "tokens": jnp.zeros((rows, room), jnp.int32),
+    "prompts": prompts,
     "live": jnp.zeros(rows, bool),
     "broken": jnp.zeros(rows, bool),
   }
@@ -80,20 +91,36 @@ def _empty(network, cache, parts):
   return state
 
 
+def _first(network, params, state, numbers, parts):
+  """The state of rows that have been read, with the first token of each copy of them."""
+  if parts.copies > 1:
+    rows = jnp.repeat(jnp.arange(len(state["live"])), parts.copies)
+    state = beams.take_rows(network, state, rows)
+  if parts.beams:
+    state = beams.begin(state, parts.copies)
+  else:
+    state = state | {"log_p": jnp.zeros(state["tokens"].shape, jnp.float32)}
+  return _choose(network, params, state, numbers, parts)
+
+
 def _choose(network, params, state, numbers, parts):
   """The state with the next token of each live row, or with the row ended by a stop id."""
-  places = state["cache"]["lengths"]
   logits = network.vocabulary_logits(params, state["x"])
-  broken = jnp.isnan(jnp.max(logits, -1))
-  ids = jnp.arange(logits.shape[1])
-  may = (ids < numbers["vocab_limit"]) & jnp.all(ids[:, None] != numbers["banned"], -1)
-  logits = jnp.where(may, logits, -jnp.inf)
-  token = sampling.choose(logits, numbers, parts, state.get("seen"), numbers["seeds"], places)
-  live = state["live"] & ~broken & jnp.all(token[:, None] != numbers["stop_ids"], -1)
+  if parts.beams:
+    return beams.choose(logits, network, state, numbers, parts)
+  broken, places = jnp.isnan(jnp.max(logits, -1)), state["cache"]["lengths"]
+  row = {name: state.get(name) for name in ("tokens", "seen")}
+  row |= {"places": places, "new": places - state["prompts"]}
+  allowed = sampling.ruled(logits, numbers, parts, row)
+  token = sampling.choose(allowed, numbers, parts, numbers["seeds"], places)
+  live = state["live"] & ~broken & ~sampling.is_stop(token, numbers)
+  log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], 1)[:, 0]
+  log_p = jnp.where(sampling.forced(row["new"], numbers), 0.0, log_p)
   rows, room = jnp.arange(len(token)), state["tokens"].shape[1]
-  at = jnp.where(live, places, room)
+  at, scored = (jnp.where(mask, places, room) for mask in (live, state["live"]))
   chosen = {
     "tokens": state["tokens"].at[rows, at].set(token, mode="drop"),
+    "log_p": state["log_p"].at[rows, scored].set(log_p, mode="drop"),
     "live": live,
     "broken": state["broken"] | (state["live"] & broken),
   }

@@ -279,11 +279,25 @@ class Model:
 
     return predict.predict(self, rows)
 
-  def generate(self, prompt, max_new_tokens=64, **sampling):
-    """The answer to a prompt or to a list of messages; see jaxsft.generate."""
+  def generate(self, prompt, max_new_tokens=None, **settings):
+    """The answer to a prompt or to a list of messages; see jaxsft.generate.
+
+    settings: num_beams, temperature, stop, …; what is not given is as the checkpoint's
+    generation_config.json has it, but nothing is drawn. max_new_tokens None: also so, else 64.
+    """
     from jaxsft import generate
 
-    return generate.answer(self, prompt, max_new_tokens=max_new_tokens, **sampling)
+    return generate.answer(self, prompt, max_new_tokens=max_new_tokens, **settings)
+
+  def n_best(self, prompt, num_return, max_new_tokens=None, **settings):
+    """The num_return best answers, best first, each with .text and .score; see `generate`.
+
+    They are searched for with num_beams, or drawn with a temperature.
+    """
+    from jaxsft import generate
+
+    settings = {"max_new_tokens": max_new_tokens, **settings}
+    return generate.answers_of(self, prompt, num_return, **settings)
 
   def save(self, directory):
     """Writes a Hugging Face directory."""

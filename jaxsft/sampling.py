@@ -5,6 +5,7 @@ another temperature compiles nothing; which rules there are (`Parts`) is part of
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ import numpy as np
 
 from jaxsft.errors import UsageError
 
+EARLY = (False, True, "never")  # values of early_stopping; a program is told the index
+
 
 class Parts(NamedTuple):
   """Which rules a program contains."""
@@ -20,11 +23,15 @@ class Parts(NamedTuple):
   drawn: bool
   restricted: bool
   penalised: bool
+  unrepeated: bool
+  beams: bool
+  copies: int
+  """Rows of one prompt: its beams, or the answers that are drawn for it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How a token is chosen: names, meanings and their order are those of transformers."""
+class Rules:
+  """How an answer is chosen: names, meanings and their order are those of transformers."""
 
   temperature: float = 0.0
   """Logits are divided by it; 0: the likeliest token, nothing is random."""
@@ -36,41 +43,110 @@ class Sampling:
   """Only tokens at least this probable, relative to the likeliest."""
   repetition_penalty: float = 1.0
   """Logits of tokens that the row already has are divided by it (multiplied, if negative)."""
+  no_repeat_ngram_size: int = 0
+  """No sequence of so many tokens comes twice in prompt and answer; 0: any may."""
+  min_new_tokens: int = 0
+  """Nothing but a stop string ends an answer of fewer tokens."""
+  num_beams: int = 1
+  """Beginnings that are followed side by side (beam search); 1: one, greedy or drawn."""
+  length_penalty: float = 1.0
+  """A score is the sum of log-probabilities over tokens**length_penalty: more favours
+  longer answers."""
+  early_stopping: bool | str = False
+  """When beams end: True, as soon as num_beams answers are complete; "never", when no better
+  one can come; False, when none is likely to."""
 
   def __post_init__(self):
+    whole = lambda name, least: (
+      f"a whole number of at least {least}",
+      isinstance(getattr(self, name), int) and getattr(self, name) >= least,
+    )
     expected = {
       "temperature": ("at least 0", self.temperature >= 0),
       "top_k": ("at least 0 (0: all)", self.top_k >= 0),
       "top_p": ("more than 0 and at most 1", 0 < self.top_p <= 1),
       "min_p": ("from 0 to 1", 0 <= self.min_p <= 1),
       "repetition_penalty": ("more than 0", self.repetition_penalty > 0),
+      "no_repeat_ngram_size": whole("no_repeat_ngram_size", 0),
+      "min_new_tokens": whole("min_new_tokens", 0),
+      "num_beams": whole("num_beams", 1),
+      "length_penalty": ("a finite number", math.isfinite(self.length_penalty)),
+      "early_stopping": ("True, False or 'never'", self.early_stopping in EARLY),
     }
     for name, (words, holds) in expected.items():
       if not holds:
         raise UsageError(f"{name} is {getattr(self, name)}, expected {words}")
+    if self.num_beams > 1 and self.temperature > 0:
+      raise UsageError(
+        f"temperature is {self.temperature} and num_beams {self.num_beams}, expected one of "
+        "them: beam search draws nothing; set temperature=0 or num_beams=1"
+      )
 
   @property
   def numbers(self):
     """The arguments of the program."""
-    numbers = {k: np.float32(v) for k, v in dataclasses.asdict(self).items()}
-    return numbers | {"top_k": np.int32(self.top_k)}
+    whole = ("top_k", "no_repeat_ngram_size", "min_new_tokens")
+    numbers = {name: np.int32(getattr(self, name)) for name in whole}
+    real = ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty")
+    numbers |= {name: np.float32(getattr(self, name)) for name in real}
+    return numbers | {"early_stopping": np.int32(EARLY.index(self.early_stopping))}
 
-  @property
-  def parts(self):
-    """The rules that the program must contain."""
-    restricted = self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-    drawn = self.temperature > 0
-    return Parts(drawn, drawn and restricted, self.repetition_penalty != 1)
+  def parts(self, num_return=1):
+    """The rules that the program must contain, for so many answers to a prompt.
+
+    Raises UsageError where the rules do not give as many.
+    """
+    drawn, beams = self.temperature > 0, self.num_beams > 1
+    if num_return < 1 or (not drawn and num_return > self.num_beams):
+      raise UsageError(
+        f"num_return is {num_return} with num_beams={self.num_beams}, expected from 1 to "
+        "num_beams, or a temperature above 0: there is one likeliest token"
+      )
+    return Parts(
+      drawn=drawn,
+      restricted=drawn and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0),
+      penalised=self.repetition_penalty != 1,
+      unrepeated=self.no_repeat_ngram_size > 0,
+      beams=beams,
+      copies=self.num_beams if beams else num_return,
+    )
 
 
-def choose(logits, numbers, parts, seen, seeds, places):
+def ruled(logits, numbers, parts, row):
+  """logits [B,V] after all rules but those of drawing; -inf for ids that must not come.
+
+  row: tokens [B,S], of which places [B] are filled; new [B], those of the answer; seen
+  [B,V], ids that a row has, where they are penalised. numbers: of `Rules`, and stop_ids and
+  banned (ids, or -1), vocab_limit, limit (most new tokens), last (the id that is the only
+  one at that limit, or -1).
+  """
+  ids, new = jnp.arange(logits.shape[1]), row["new"][:, None]
+  if parts.penalised:
+    logits = penalise(logits, row["seen"], numbers["repetition_penalty"])
+  may = (ids < numbers["vocab_limit"]) & jnp.all(ids[:, None] != numbers["banned"], -1)
+  may &= ~(is_stop(ids, numbers) & (new < numbers["min_new_tokens"]))
+  if parts.unrepeated:
+    size = numbers["no_repeat_ngram_size"]
+    may &= ~repeating(row["tokens"], row["places"], size, len(ids))
+  only = jnp.where(ids == numbers["last"], 0.0, -jnp.inf)
+  return jnp.where(forced(new, numbers), only, jnp.where(may, logits, -jnp.inf))
+
+
+def is_stop(ids, numbers):
+  """Whether each of `ids` [...] ends an answer."""
+  return jnp.any(ids[..., None] == numbers["stop_ids"], -1)
+
+
+def forced(new, numbers):
+  """Whether the token after `new` of an answer is the checkpoint's, not the model's."""
+  return (numbers["last"] >= 0) & (new + 1 == numbers["limit"])
+
+
+def choose(logits, numbers, parts, seeds, places):
   """Ids [B] int32 of the next tokens, from logits [B,V] float32.
 
-  numbers: of `Sampling`. seen [B,V]: tokens that a row has, where it is asked
-  for. A row is drawn with fold_in(key(its seed), its place) alone.
+  A row is drawn with fold_in(key(its seed), its place) alone.
   """
-  if parts.penalised:
-    logits = penalise(logits, seen, numbers["repetition_penalty"])
   if not parts.drawn:
     return jnp.argmax(logits, -1).astype(jnp.int32)
   logits = logits / numbers["temperature"]
@@ -89,8 +165,28 @@ def penalise(logits, seen, penalty):
   return jnp.where(seen, less, logits)
 
 
+def repeating(tokens, lengths, size, vocab):
+  """[B,V] bool: ids that would repeat a sequence of `size` tokens that the row has.
+
+  tokens [B,S], of which lengths [B] are filled. size may be traced: another one compiles
+  nothing.
+  """
+  B, S = tokens.shape
+  places, lengths = jnp.arange(S), lengths[:, None]
+
+  def one(back, same):
+    """Rows and places whose token `back` before is also that before the next token."""
+    newest = jnp.take_along_axis(tokens, jnp.maximum(lengths - back, 0), 1)
+    return same & (places >= back) & (jnp.roll(tokens, back, 1) == newest)
+
+  same = jax.lax.fori_loop(1, size, one, places < lengths)
+  ids = jnp.where(same, tokens, vocab)
+  found = jnp.zeros((B, vocab), bool)
+  return found.at[jnp.arange(B)[:, None], ids].set(True, mode="drop")
+
+
 def restrict(logits, top_k, top_p, min_p):
-  """logits [...,V], -inf where one of three rules of `Sampling` leaves a token out.
+  """logits [...,V], -inf where one of three rules of `Rules` leaves a token out.
 
   The rules follow one another: top_p speaks of what top_k has left. All of them are
   thresholds, so equally likely tokens stay or go together; the likeliest always stay.

@@ -1,7 +1,8 @@
-"""How the target of an encoder-decoder begins and ends, as its checkpoint says."""
+"""How an answer begins and ends, and what it never contains, as its checkpoint says."""
 
 from dataclasses import dataclass
 
+from jaxsft import generation_config, models
 from jaxsft.errors import JaxsftError
 
 
@@ -9,8 +10,8 @@ from jaxsft.errors import JaxsftError
 class Frame:
   """What generation adds to the model's own choices."""
 
-  start: int
-  """First input of the decoder; no part of the answer."""
+  start: int | None = None
+  """First input of an encoder-decoder's decoder; no part of the answer. None: a decoder."""
   first: int | None = None
   """First token of every answer, whatever the model says (mBART: the language)."""
   last: int | None = None
@@ -22,9 +23,27 @@ class Frame:
 def frame_of(base):
   """The `Frame` of a `pretrained.Pretrained`: generation_config.json, else config.json.
 
-  Raises JaxsftError where the start is not known, or a banned word has several tokens.
+  Raises JaxsftError where an encoder-decoder's start is not known, or a banned word has
+  several tokens.
   """
-  merged = {**base.config, **{k: v for k, v in base.generation.items() if v is not None}}
+  merged, start, first = generation_config.merged(base), None, None
+  if models.has_source(base.arch):
+    start, first = _begin(base, merged)
+  words = merged.get("bad_words_ids") or ()
+  if long := [word for word in words if len(word) != 1]:
+    raise JaxsftError(
+      f"{base.path}: bad_words_ids has {long[0]}, expected words of one token; remove it from "
+      "generation_config.json and config.json"
+    )
+  ends = merged.get("eos_token_id")  # transformers does not ban these
+  ends = ends if isinstance(ends, list) else [ends]
+  words = [word[0] for word in words if word[0] not in ends]
+  banned = (*words, *(merged.get("suppress_tokens") or ()))
+  return Frame(start, first, _one(merged, "forced_eos_token_id", None), banned)
+
+
+def _begin(base, merged):
+  """(start, first) of an encoder-decoder's targets."""
   start = _one(merged, "decoder_start_token_id", base.arch.decoder_start)
   if start is None:
     raise JaxsftError(
@@ -35,14 +54,7 @@ def frame_of(base):
   first = _one(merged, "forced_bos_token_id", None)
   if first is None and merged.get("force_bos_token_to_be_generated"):  # before version 4.7
     first = _one(merged, "bos_token_id", None)
-  words = merged.get("bad_words_ids") or ()
-  if long := [word for word in words if len(word) != 1]:
-    raise JaxsftError(
-      f"{base.path}: bad_words_ids has {long[0]}, expected words of one token; remove it from "
-      "generation_config.json and config.json"
-    )
-  banned = (*(word[0] for word in words), *(merged.get("suppress_tokens") or ()))
-  return Frame(start, first, _one(merged, "forced_eos_token_id", None), banned)
+  return start, first
 
 
 def _one(config, name, absent):

@@ -1,18 +1,15 @@
-"""Generation: equal to torch and to the full forward, whatever is batched with what."""
+"""Token ids: equal to torch and to the full forward, whatever is batched with what."""
 
 import gc
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxsft
-from jaxsft import command, families, generate, generate_state, hf_directory, models, sharding
-from jaxsft.data import chat
-from jaxsft.errors import JaxsftError, UsageError
-from tests import tiny as checkpoints
+from jaxsft import generate_ids, generate_state, models, sampling, sharding
+from jaxsft.errors import JaxsftError
+from jaxsft.target import Frame
 from tests.models import tiny, torch_weights
 
 LENGTHS = (5, 31, 1, 33, 32)  # both sides of buckets, out of order
@@ -29,7 +26,7 @@ def prompts(lengths=LENGTHS, seed=0):
 
 
 def run(llama, rows, tokens=9, stops=(), **settings):
-  return generate.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
+  return generate_ids.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
 
 
 def by_full_forward(llama, prompt, tokens):
@@ -94,7 +91,7 @@ def test_batch_mates_change_nothing(llama, greedy, batch_size):
 
 
 def test_a_prompt_read_in_pieces(llama, greedy, monkeypatch):
-  monkeypatch.setattr(generate, "READ", 12)
+  monkeypatch.setattr(generate_ids, "READ", 12)
   assert run(llama, prompts()) == greedy
 
 
@@ -223,24 +220,24 @@ def test_one_program_for_each_bucket():
 
 
 def test_buckets():
-  sizes = [generate.bucket(n) for n in (0, 1, 16, 17, 24, 25, 33, 48, 49, 97, 4097)]
+  sizes = [generate_ids.bucket(n) for n in (0, 1, 16, 17, 24, 25, 33, 48, 49, 97, 4097)]
   assert sizes == [16, 16, 16, 24, 24, 32, 48, 48, 64, 128, 6144]
 
 
 def test_weights_are_arguments(llama):
   """Not constants of the program."""
   network, params = llama
-  params = generate._straight(jax.device_put(params))
+  params = generate_ids._straight(jax.device_put(params))
   text = generate_state.read.lower(
     network,
     params,
     None,
     jnp.ones((1, 16), int),
     jnp.ones((1, 16), int),
-    generate.sampling.Sampling().numbers
-    | generate._limits([], None, network.arch.vocab)
+    sampling.Rules().numbers
+    | generate_ids._limits(network.arch.vocab, [], None, Frame(), 9)
     | {"seeds": np.zeros(1, np.uint32), "prompts": np.ones(1, np.int32)},
-    parts=generate.sampling.Sampling().parts,
+    parts=sampling.Rules().parts(),
     room=32,
     last=True,
   ).as_text()
@@ -251,9 +248,9 @@ def test_the_copy_of_the_weights_is_never_stale(llama):
   network, params = llama
   params = jax.device_put(params)
   first = run((network, params), prompts()[:2])
-  layers, refs = generate._kept[1], generate._kept[0]
+  layers, refs = generate_ids._kept[1], generate_ids._kept[0]
   run((network, params), prompts()[:2])
-  assert generate._kept[1] is layers
+  assert generate_ids._kept[1] is layers
   # one leaf is another, as after an update with everything else frozen
   down = params["layers"]["mlp"]["down"]["kernel"]
   mlp = params["layers"]["mlp"] | {"down": {"kernel": -down}}
@@ -261,10 +258,10 @@ def test_the_copy_of_the_weights_is_never_stale(llama):
   found = run((network, changed), prompts()[:2])
   assert found != first
   assert found[0] == by_full_forward((network, changed), prompts()[0], 9)
-  assert generate._kept[0] is not refs
+  assert generate_ids._kept[0] is not refs
   del changed, mlp, layers
   gc.collect()
-  assert not generate._kept  # its memory is free again
+  assert not generate_ids._kept  # its memory is free again
 
 
 # --- bad inputs ------------------------------------------------------------------------
@@ -300,104 +297,3 @@ def test_logits_that_are_not_numbers(llama):
 def test_a_network_without_a_vocabulary():
   with pytest.raises(JaxsftError, match="'sequence' head, expected a language model"):
     run(tiny.network("llama", "sequence"), [[1]])
-
-
-# --- text ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory):
-  path = checkpoints.checkpoint(tmp_path_factory.mktemp("chat") / "model", "llama")
-  return jaxsft.load(str(path))
-
-
-def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
-  messages = [{"role": "user", "content": "2 plus 2"}]
-  ids = chat.prompt_ids(messages, chatty.tokenizer).tolist()
-  new = generate.generate(
-    chatty.network,
-    chatty.params,
-    [ids],
-    max_new_tokens=20,
-    stop_ids=generate.stop_ids(chatty.base),
-    vocab_limit=len(chatty.tokenizer),
-  )
-  text = chatty.tokenizer.decode(new[0], skip_special_tokens=True)
-  assert text and chatty.generate("2 plus 2", 20) == chatty.generate(messages, 20) == text
-  assert generate.encode("2 plus 2", chatty.tokenizer) == ids
-
-
-def test_a_template_of_the_config(chatty):
-  template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
-  template += "{% if add_generation_prompt %}a{% endif %}"
-  found = generate.encode("no", chatty.tokenizer, template)
-  expected = chatty.tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
-  assert found == expected
-
-
-def test_plain_text_without_a_template():
-  tokenizer = checkpoints.word_tokenizer()  # [CLS] words [SEP]
-  tokenizer.eos_token = "[SEP]"
-  expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
-  assert generate.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
-
-
-def test_every_stop_id_that_a_checkpoint_names(tmp_path):
-  checkpoints.checkpoint(tmp_path / "model", "llama")
-  for name, ids in (("generation_config.json", [5, 7]), ("config.json", 9)):
-    path = tmp_path / "model" / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids}))
-  base = jaxsft.load(str(tmp_path / "model")).base
-  assert generate.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
-
-
-@pytest.mark.parametrize(
-  "messages", [[{"role": "user"}], ["hello"], [{"role": 1, "content": ""}]]
-)
-def test_messages_that_are_none(chatty, messages):
-  with pytest.raises(JaxsftError, match=r"messages\[0\] is .*, expected \{'role'"):
-    chatty.generate(messages)
-
-
-def test_the_verb_streams_the_answer(chatty, capsys, monkeypatch):
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-  argv = [f"--model={chatty.base.path}", "--prompt=a cat", "--max_new_tokens=20"]
-  generate.main([*argv, "--temperature=0.9", "--seed=2"])
-  expected = chatty.generate("a cat", 20, temperature=0.9, seed=2)
-  assert capsys.readouterr().out == f"{expected}\n"
-  with pytest.raises(UsageError, match="top_p is"):
-    generate.main([*argv, "--top_p=2"])
-
-
-def test_a_printed_character_is_whole(capsys):
-  from tests.templates import tiny as templates
-
-  tokenizer = templates.tokenizer("chatml")  # a token a byte
-  on_token, printed = generate._printer(tokenizer)
-  for token in tokenizer("né 🙂.", add_special_tokens=False)["input_ids"]:
-    on_token(0, [token])
-  assert capsys.readouterr().out == printed[0] == "né 🙂."
-
-
-def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
-  base = checkpoints.BERT | {"vocab_size": 61, "id2label": {"0": "a", "1": "b"}}
-  arch = families.FAMILIES["bert"].architecture(base)
-  head = families.head_of(families.FAMILIES["bert"], arch, "sequence", 2)
-  params = models.Network(arch, head).init(jax.random.key(0))
-  hf_directory.write(
-    tmp_path / "model",
-    source_config=base,
-    family=families.FAMILIES["bert"],
-    arch=arch,
-    head=head,
-    params=params,
-    tokenizer=checkpoints.word_tokenizer(),
-    labels=["a", "b"],
-  )
-  with pytest.raises(SystemExit) as stop:
-    command.run(generate.main, [f"--model={tmp_path / 'model'}", "--prompt=x"])
-  assert stop.value.code == 1
-  assert (
-    "BertForSequenceClassification, which does not write text; use python -m jaxsft.predict"
-    in (capsys.readouterr().err)
-  )

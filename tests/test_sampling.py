@@ -7,10 +7,12 @@ import pytest
 
 from jaxsft import sampling
 from jaxsft.errors import UsageError
-from jaxsft.sampling import Sampling
+from jaxsft.sampling import Rules
 
 V = 37
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32)
+NONE = np.array([-1], np.int32)
+NOTHING = {"stop_ids": NONE, "banned": NONE, "vocab_limit": V, "last": -1, "limit": 99}
 
 
 def logits(rows=4, seed=0):
@@ -85,13 +87,43 @@ def test_penalty_is_that_of_transformers(oracle, penalty):
   np.testing.assert_allclose(sampling.penalise(logits(), seen, penalty), theirs.numpy())
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_what_would_repeat_is_that_of_transformers(oracle, size):
+  """Rows of different lengths, of which torch is given each alone."""
+  from transformers import generation
+
+  rng = np.random.default_rng(0)
+  ids, lengths = rng.integers(0, 3, (40, 12)), np.arange(40) % 12 + 1
+  found = np.asarray(sampling.repeating(jnp.asarray(ids), jnp.asarray(lengths), size, V))
+  rule = generation.NoRepeatNGramLogitsProcessor(size)
+  for row, length, banned in zip(ids, lengths, found, strict=True):
+    scores = rule(oracle.tensor(row[None, :length]), oracle.zeros(1, V))
+    np.testing.assert_array_equal(banned, scores[0].numpy() == -np.inf)
+  assert found.any() == (size < 9)
+
+
+def test_what_may_come():
+  """Stops come late, one token at the limit, banned and unknown ones never."""
+  numbers = Rules(min_new_tokens=2).numbers | NOTHING
+  numbers |= {"stop_ids": np.array([4, -1]), "banned": np.array([-1, 7]), "vocab_limit": 30}
+  numbers |= {"last": 4, "limit": 5}
+  row = {"new": jnp.array([1, 2, 3, 4])}
+  found = np.asarray(sampling.ruled(jnp.asarray(logits()), numbers, Rules().parts(), row))
+  expected = logits()
+  expected[:, 7] = expected[:, 30:] = expected[0, 4] = expected[3] = -np.inf
+  expected[3, 4] = 0  # certain
+  np.testing.assert_array_equal(found, expected)
+
+
 def draws(count, **settings):
   """Tokens drawn from P by `count` rows that differ in their seeds alone."""
-  rules = Sampling(**settings)
+  rules = Rules(**settings)
   rows = jnp.broadcast_to(jnp.log(P), (count, len(P)))
   places, seen = jnp.full(count, 3), jnp.zeros(rows.shape, bool).at[:, 0].set(True)
+  row = {"seen": seen, "tokens": None, "places": places, "new": places}
+  rows = sampling.ruled(rows, rules.numbers | NOTHING, rules.parts(), row)
   return np.asarray(
-    sampling.choose(rows, rules.numbers, rules.parts, seen, jnp.arange(count), places)
+    sampling.choose(rows, rules.numbers, rules.parts(), jnp.arange(count), places)
   )
 
 
@@ -120,9 +152,9 @@ def test_without_temperature_the_likeliest():
 
 
 def test_a_draw_depends_on_seed_and_place_alone():
-  rules = Sampling(temperature=1.0)
+  rules = Rules(temperature=1.0)
   choose = lambda rows, seeds, places: np.asarray(
-    sampling.choose(jnp.asarray(rows), rules.numbers, rules.parts, None, seeds, places)
+    sampling.choose(jnp.asarray(rows), rules.numbers, rules.parts(), seeds, places)
   )
   rows, seeds, places = logits(64), jnp.arange(64) // 2, jnp.arange(64) + 5
   whole = choose(rows, seeds, places)
@@ -149,11 +181,11 @@ def test_a_draw_depends_on_seed_and_place_alone():
 )
 def test_bad_numbers(name, value):
   with pytest.raises(UsageError, match=f"{name} is {value}, expected"):
-    Sampling(**{name: value})
+    Rules(**{name: value})
 
 
 def test_numbers_are_no_part_of_a_program():
-  one, other = Sampling(temperature=1, top_p=0.5), Sampling(temperature=0.3, top_k=7)
-  assert one.parts == other.parts
+  one, other = Rules(temperature=1, top_p=0.5), Rules(temperature=0.3, top_k=7)
+  assert one.parts() == other.parts()
   kinds = lambda rules: jax.tree.map(lambda x: (x.dtype, x.shape), rules.numbers)
   assert kinds(one) == kinds(other)

@@ -64,7 +64,8 @@ class Attention(nn.Module):
     """x [B,T,D] -> ([B,T,D], the cache with the new keys and values or None).
 
     source [B,S,D]: what keys and values are made of; None: x. kept: (k, v), those of a source
-    that were made before, see `keys_and_values`. rotation: of `rope.rotations`.
+    that were made before, see `keys_and_values`; where the rule has fewer rows than x, those
+    of x that stand side by side are queries of one source. rotation: of `rope.rotations`.
     bias [1|B,N,T,S]: see `attend`. places [B,M]: only these tokens ask, the result is
     [B,M,D]; None: all. cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new
     ones go; a slot of S or more is left out. The rule then speaks of all S slots.
@@ -73,8 +74,10 @@ class Attention(nn.Module):
     source = x if source is None else source
     project = partial(layers.Linear, bias=heads.bias, dtype=self.dtype, std=self.std)
     q = self._normed("q", project(heads.count * heads.dim, name="q")(layers.at(x, places)))
+    asked = q.shape[:2]
     if kept is not None:
-      k, v = (_of_rows(held, len(x)).astype(q.dtype) for held in kept)
+      q = q.reshape(*rule.q_segments.shape, *q.shape[2:])
+      k, v = (_of_rows(held, len(q)).astype(q.dtype) for held in kept)
     else:
       k = self._normed("k", project(heads.kv * heads.dim, name="k")(source))
       v = self._split(project(heads.kv * heads.dim, name="v")(source))
@@ -100,7 +103,7 @@ class Attention(nn.Module):
       rate=rate,
       seed=seed,
     )
-    y = y.reshape(*y.shape[:2], -1)
+    y = y.reshape(*asked, -1)
     out = layers.Linear(self.width, heads.out_bias, self.dtype, self.std, name="o")
     return out(y), cache
 
@@ -136,6 +139,13 @@ def _store(held, new, slots):
   new = new.transpose(0, 2, 1, 3).reshape(B * K, T, H).astype(held.dtype)
   rows = jnp.arange(B * K)[:, None]
   return held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop")
+
+
+def take_rows(held, rows, B):
+  """held [...,B*K,S,H] as [...,n*K,S,H], where row i of n holds what row rows[i] of B held."""
+  *lead, BK, S, H = held.shape
+  held = held.reshape(*lead, B, BK // B, S, H)
+  return jnp.take(held, rows, axis=len(lead)).reshape(*lead, -1, S, H)
 
 
 def _of_rows(held, B):

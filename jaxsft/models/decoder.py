@@ -339,6 +339,13 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   return x, {"k": k, "v": v, "segments": held, "lengths": lengths, "long": long}
 
 
+def take_rows(cache, rows):
+  """The cache of rows of which the i-th holds what row rows[i] of `cache` held."""
+  take = partial(attention_layer.take_rows, rows=rows, B=len(cache["lengths"]))
+  kept = {name: jax.tree.map(take, cache[name]) for name in ("k", "v")}
+  return kept | {name: cache[name][rows] for name in ("segments", "lengths", "long")}
+
+
 def _original(arch):
   """Positions after which longrope changes its factors; those of all else: as good as never."""
   found = [rope.original_length(one) for one in arch.ropes]

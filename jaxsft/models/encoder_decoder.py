@@ -323,12 +323,11 @@ def _of_itself(arch, batch):
   else:
     first = arch.decoder_start
   shifted = jnp.where(segments == before, jnp.roll(inputs, 1, 1), first)
-  source = {name: batch[name] for name in ("segments", "positions")}
   return {
     **batch,
     "inputs": jnp.where(segments == 0, 0, shifted),
     "source": inputs,
-    **{f"source_{name}": value for name, value in source.items()},
+    **{f"source_{name}": batch[name] for name in ("segments", "positions")},
   }
 
 
@@ -364,11 +363,19 @@ def prefill(network, params, batch, length):
   }
 
 
+def take_rows(cache, rows):
+  """See decoder.take_rows; sources stay: the rows of each, as many, must stand side by side."""
+  take = partial(attention_layer.take_rows, rows=rows, B=len(cache["lengths"]))
+  moved = {name: cache[name][rows] for name in ("segments", "lengths")}
+  return {**cache, **moved, "own": jax.tree.map(take, cache["own"])}
+
+
 def decode(network, params, inputs, cache, *, segments=None, positions=None):
   """Hidden states [B,T,D] of inputs [B,T] that follow what the cache holds, and the cache.
 
-  segments [B,T]: 1 for tokens, 0 for the padding to their right, which is not stored;
-  None: all tokens. positions [B,T]; None: they go on from the cache's lengths.
+  B is that of the sources or a multiple of it, see `take_rows`. segments [B,T]: 1 for tokens,
+  0 for the padding to their right, which is not stored; None: all tokens. positions [B,T];
+  None: they go on from the cache's lengths.
   The caller leaves room: a token beyond the cache's length would be lost.
   """
   (_, T), S = inputs.shape, cache["segments"].shape[1]
@@ -380,7 +387,8 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   held = cache["segments"].at[rows, slots].set(segments, mode="drop")
   keys = jnp.arange(S, dtype=jnp.int32)[None]
   rule = attention.Rule(segments, held, True, None, places, keys)
-  looks = attention.Rule(segments, cache["source_segments"], causal=False)
+  sources = cache["source_segments"]  # rows of one source are more queries of it
+  looks = attention.Rule(segments.reshape(len(sources), -1), sources, causal=False)
   past = (cache["own"], cache["kept"])
   if isinstance(params["decoder"]["layers"], tuple):
     past = tuple(zip(*past, strict=True))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import families, generate, models, target
+from jaxsft import families, generate_ids, models, target
 from tests.families import compare, record, torch_encoder_decoders
 from tests.families import encoder_decoder_configs as configs
 
@@ -141,7 +141,8 @@ def test_greedy_generation_is_that_of_torch(oracle, case):
       more = more | {"bad_words_ids": [[i] for i in seen]}
     expected = theirs_generated(oracle, model, 9, **more)
     expected = [row[: row.index(stop)] if stop in row else row for row in expected]
-    assert generate.generate(network, params, SOURCES, frame=frame, **settings) == expected
+    found = generate_ids.generate(network, params, SOURCES, frame=frame, **settings)
+    assert found == expected
     seen |= {token for row in expected for token in row} - {7}
   assert len(seen) > 8
 

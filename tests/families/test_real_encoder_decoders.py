@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import export, generate, pretrained
+from jaxsft import export, generate, generate_ids, pretrained
 from tests.families import record
 
 pytestmark = pytest.mark.full
@@ -86,7 +86,7 @@ def test_text(oracle, directory, model):
     expected = theirs.generate(
       oracle.tensor([source]), max_new_tokens=40, do_sample=False, num_beams=1
     )[0].tolist()
-    (found,) = generate.generate(
+    (found,) = generate_ids.generate(
       model.network, model.params, [source], max_new_tokens=40, stop_ids=[1]
     )
     assert found == [token for token in expected[1:] if token != 1]

@@ -1,0 +1,328 @@
+"""Texts: what is read, where answers end, how they are shown, and which is the best."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsft
+from jaxsft import (
+  command,
+  families,
+  generate,
+  generate_ids,
+  generate_state,
+  hf_directory,
+  models,
+  stop_strings,
+)
+from jaxsft.data import chat
+from jaxsft.errors import JaxsftError, UsageError
+from tests import tiny as checkpoints
+
+PROMPT = "2 plus 2"
+DRAWN = {"temperature": 1.5, "seed": 3, "min_new_tokens": 24}  # stop ids end none
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory):
+  path = checkpoints.checkpoint(tmp_path_factory.mktemp("chat") / "model", "llama")
+  return jaxsft.load(str(path))
+
+
+def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
+  messages = [{"role": "user", "content": "2 plus 2"}]
+  ids = chat.prompt_ids(messages, chatty.tokenizer).tolist()
+  new = generate_ids.generate(
+    chatty.network,
+    chatty.params,
+    [ids],
+    max_new_tokens=20,
+    stop_ids=generate.stop_ids(chatty.base),
+    vocab_limit=len(chatty.tokenizer),
+  )
+  text = chatty.tokenizer.decode(new[0], skip_special_tokens=True)
+  assert text and chatty.generate("2 plus 2", 20) == chatty.generate(messages, 20) == text
+  assert generate.encode("2 plus 2", chatty.tokenizer) == ids
+
+
+def test_a_template_of_the_config(chatty):
+  template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+  template += "{% if add_generation_prompt %}a{% endif %}"
+  found = generate.encode("no", chatty.tokenizer, template)
+  expected = chatty.tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
+  assert found == expected
+
+
+def test_plain_text_without_a_template():
+  tokenizer = checkpoints.word_tokenizer()  # [CLS] words [SEP]
+  tokenizer.eos_token = "[SEP]"
+  expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
+  assert generate.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
+
+
+def test_every_stop_id_that_a_checkpoint_names(tmp_path):
+  checkpoints.checkpoint(tmp_path / "model", "llama")
+  for name, ids in (("generation_config.json", [5, 7]), ("config.json", 9)):
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids}))
+  base = jaxsft.load(str(tmp_path / "model")).base
+  assert generate.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
+
+
+@pytest.mark.parametrize(
+  "messages", [[{"role": "user"}], ["hello"], [{"role": 1, "content": ""}]]
+)
+def test_messages_that_are_none(chatty, messages):
+  with pytest.raises(JaxsftError, match=r"messages\[0\] is .*, expected \{'role'"):
+    chatty.generate(messages)
+
+
+def test_the_verb_streams_the_answer(chatty, capsys, monkeypatch):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+  argv = [f"--model={chatty.base.path}", "--prompt=a cat", "--max_new_tokens=20"]
+  generate.main([*argv, "--temperature=0.9", "--seed=2"])
+  expected = chatty.generate("a cat", 20, temperature=0.9, seed=2)
+  assert capsys.readouterr().out == f"{expected}\n"
+  with pytest.raises(UsageError, match="top_p is"):
+    generate.main([*argv, "--top_p=2"])
+
+
+def test_a_printed_character_is_whole(capsys):
+  from tests.templates import tiny as templates
+
+  tokenizer = templates.tokenizer("chatml")  # a token a byte
+  on_token = generate._texts_of_tokens(tokenizer, (), generate._printer())
+  for token in tokenizer("né 🙂.", add_special_tokens=False)["input_ids"]:
+    on_token(0, [token])
+  assert capsys.readouterr().out == "né 🙂."
+
+
+def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
+  base = checkpoints.BERT | {"vocab_size": 61, "id2label": {"0": "a", "1": "b"}}
+  arch = families.FAMILIES["bert"].architecture(base)
+  head = families.head_of(families.FAMILIES["bert"], arch, "sequence", 2)
+  params = models.Network(arch, head).init(jax.random.key(0))
+  hf_directory.write(
+    tmp_path / "model",
+    source_config=base,
+    family=families.FAMILIES["bert"],
+    arch=arch,
+    head=head,
+    params=params,
+    tokenizer=checkpoints.word_tokenizer(),
+    labels=["a", "b"],
+  )
+  with pytest.raises(SystemExit) as stop:
+    command.run(generate.main, [f"--model={tmp_path / 'model'}", "--prompt=x"])
+  assert stop.value.code == 1
+  assert (
+    "BertForSequenceClassification, which does not write text; use python -m jaxsft.predict"
+    in (capsys.readouterr().err)
+  )
+
+
+# --- stop strings ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(chatty):
+  """A text that the model writes; its tokens are of one to several letters."""
+  text = chatty.generate(PROMPT, 24, **DRAWN)
+  assert len(set(text)) > 8
+  return text
+
+
+def test_a_text_ends_before_a_stop_string(chatty, written):
+  """Wherever it stands: inside of a token, over several, at the beginning."""
+  for start in range(len(written)):
+    for size in (1, 2, 5):
+      stop = written[start : start + size]
+      found = chatty.generate(PROMPT, 24, stop=stop, **DRAWN)
+      assert found == written[: written.index(stop)]
+  assert chatty.generate(PROMPT, 24, stop=("no such text",), **DRAWN) == written
+
+
+def test_the_first_of_several_stop_strings(chatty, written):
+  stops = (written[9:11], "nowhere", written[5:8])
+  expected = min((written.split(stop)[0] for stop in stops), key=len)
+  assert chatty.generate(PROMPT, 24, stop=stops, **DRAWN) == expected != written
+
+
+@pytest.mark.parametrize("looks", [1, 3, 4, 7])
+def test_when_the_host_looks_changes_nothing(chatty, written, monkeypatch, looks):
+  """Not the text, nor the score, which is that of the tokens up to the stop string."""
+  stop = written[8:10]
+  ask = lambda: chatty.n_best(PROMPT, 1, 24, stop=stop, **DRAWN)[0]
+  expected = ask()
+  assert expected.text == written.split(stop)[0]
+  assert expected.score != chatty.n_best(PROMPT, 1, 24, **DRAWN)[0].score
+  monkeypatch.setattr(generate_ids, "STREAMED", looks)
+  assert ask() == expected
+
+
+def test_nothing_is_written_long_after_a_stop_string(chatty, written, monkeypatch):
+  extend, asked = generate_state.extend, []
+
+  def counting(network, params, state, steps, numbers, **how):
+    asked.append(steps)
+    return extend(network, params, state, steps, numbers, **how)
+
+  monkeypatch.setattr(generate_state, "extend", counting)
+  chatty.generate(PROMPT, 24, **DRAWN)
+  assert asked == [23]  # one call, which the host waits for once
+  asked.clear()
+  chatty.generate(PROMPT, 400, stop=written[4:6], **DRAWN)
+  assert sum(asked) <= 12 + generate_ids.STREAMED
+
+
+def test_what_is_shown_stays(chatty, written):
+  """Texts that are told only grow, never beyond the stop string, and end as the answer."""
+  for stop in ((), written[10:13], (written[7:9], "zz"), written[20:22]):
+    told = []
+    on_text = lambda i, text, told=told: told.append((i, text))
+    found = chatty.generate(PROMPT, 24, stop=stop, on_text=on_text, **DRAWN)
+    texts = [text for _, text in told]
+    assert {i for i, _ in told} == {0} and texts[-1] == found and len(texts) > 2
+    assert all(after.startswith(text) for text, after in itertools.pairwise(texts))
+
+
+@pytest.mark.parametrize(
+  ("text", "stops", "shown"),
+  [
+    ("abc", (), "abc"),
+    ("abc\n", ("\n\n",), "abc"),
+    ("abc\n\nd", ("\n\n",), "abc"),
+    ("abc\nd", ("\n\n",), "abc\nd"),
+    ("..xa", ("ab", "xaby"), ".."),
+    ("..xab", ("ab", "xaby"), "..x"),
+    ("..xaby", ("ab", "xaby"), ".."),
+    ("aaa", ("aab",), "a"),
+    ("n\ufffd", (), "n"),
+    ("stop", ("stop",), ""),
+    ("", ("stop",), ""),
+  ],
+)
+def test_what_is_certain(text, stops, shown):
+  assert stop_strings.certain(text, stops) == shown
+
+
+def test_a_special_token_as_a_stop_string(chatty):
+  assert stop_strings.split(["Q:", "<|im_end|>"], chatty.tokenizer) == (
+    ("Q:",),
+    [chatty.tokenizer.convert_tokens_to_ids("<|im_end|>")],
+  )
+  first = generate_ids.generate(
+    chatty.network,
+    chatty.params,
+    [generate.encode(PROMPT, chatty.tokenizer)],
+    max_new_tokens=24,
+    stop_ids=(),
+    vocab_limit=len(chatty.tokenizer),
+    **DRAWN,
+  )[0]
+  special = set(chatty.tokenizer.all_special_ids) & set(first)
+  for token in special - set(generate.stop_ids(chatty.base)):
+    name = chatty.tokenizer.convert_ids_to_tokens(token)
+    expected = chatty.tokenizer.decode(first[: first.index(token)], skip_special_tokens=True)
+    assert chatty.generate(PROMPT, 24, stop=name, **DRAWN) == expected
+
+
+@pytest.mark.parametrize(
+  ("stop", "sentence"),
+  [
+    ("", "expected texts of at least one character"),
+    (["a", 7], "stop has 7, expected texts"),
+    ("a<|im_end|>", "contains the special token '<|im_end|>'"),
+  ],
+)
+def test_stop_strings_that_are_never_found(chatty, stop, sentence):
+  with pytest.raises(UsageError, match=sentence.replace("|", r"\|")):
+    chatty.generate(PROMPT, 4, stop=stop)
+
+
+# --- several answers -------------------------------------------------------------------
+
+
+def test_answers_that_are_drawn_have_their_scores(chatty):
+  """Best first; each is what a seed of its own draws; stop ids count, and are no text."""
+  stops, rules = [9, 17], {"length_penalty": 2.0, "temperature": 1.5, "top_k": 30}
+  prompt = generate.encode(PROMPT, chatty.tokenizer)
+  ask = lambda count, seed: generate_ids.continuations(
+    chatty.network,
+    chatty.params,
+    [prompt],
+    max_new_tokens=12,
+    stop_ids=stops,
+    num_return=count,
+    seed=seed,
+    **rules,
+  )[0]
+  found = ask(5, 7)
+  assert found == sorted(found, key=lambda one: -one.score)
+  same = lambda answers: sorted((one.ids, round(one.score, 4)) for one in answers)
+  assert same(found) == same([ask(1, 7 + i)[0] for i in range(5)])
+  assert len({tuple(one.ids) for one in found}) == 5
+  assert any(len(one.ids) < 12 for one in found) and any(len(one.ids) == 12 for one in found)
+  rows = np.zeros((5, len(prompt) + 12), np.int32)
+  for row, one in zip(rows, found, strict=True):
+    row[: len(prompt) + len(one.ids)] = [*prompt, *one.ids]
+  log_p = jax.nn.log_softmax(jax.jit(chatty.network.logits)(chatty.params, {"inputs": rows}))
+  for row, one, each in zip(rows, found, log_p, strict=True):
+    begin, end = len(prompt), len(prompt) + len(one.ids)
+    total = float(each[np.arange(begin - 1, end - 1), row[begin:end]].sum())
+    likely = [total] if len(one.ids) == 12 else [total + float(each[end - 1, s]) for s in stops]
+    count = min(len(one.ids) + 1, 12)
+    assert any(np.isclose(one.score, score / count**2, rtol=1e-4) for score in likely)
+
+
+def test_the_best_of_a_search(chatty):
+  best = chatty.n_best(PROMPT, 3, 12, num_beams=4)
+  assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+  assert best[0].text == chatty.generate(PROMPT, 12, num_beams=4)
+  assert best[:2] == chatty.n_best(PROMPT, 2, 12, num_beams=4)
+  assert best[0].score >= chatty.n_best(PROMPT, 1, 12)[0].score  # that of the greedy answer
+  with pytest.raises(UsageError, match="`generate` returns one text"):
+    chatty.generate(PROMPT, 12, num_beams=4, num_return=2)
+
+
+def test_many_prompts(chatty):
+  """In their order, with news of how many are done, by one program for each bucket."""
+  prompts = [f"say {'a ' * (i * 7 % 11)}{i}" for i in range(23)]
+  network = models.Network(chatty.network.arch, chatty.network.head, attention="xla")
+  news, before = [], generate_state.read._cache_size()
+  settings = {"stop_ids": generate.stop_ids(chatty.base), "max_new_tokens": 6}
+  ask = lambda prompts, **more: generate.answers(
+    network, chatty.params, chatty.tokenizer, prompts, batch_size=4, **settings, **more
+  )
+  found = ask(prompts, progress=lambda *of: news.append(of))
+  assert news == [*((done, 23) for done in range(4, 23, 4)), (23, 23)]
+  widths = {
+    generate_ids.bucket(len(generate.encode(prompt, chatty.tokenizer))) for prompt in prompts
+  }
+  assert generate_state.read._cache_size() - before <= len(widths) + 1  # rooms differ as well
+  assert ask(prompts[::-1]) == found[::-1]
+  assert len(set(found)) > 5
+
+
+def test_the_verb_lists_the_best(chatty, capsys, monkeypatch):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+  argv = [f"--model={chatty.base.path}", f"--prompt={PROMPT}", "--max_new_tokens=12"]
+  generate.main([*argv, "--num_beams=4", "--num_return=3", "--length_penalty=2"])
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  expected = chatty.n_best(PROMPT, 3, 12, num_beams=4, length_penalty=2.0)
+  assert [(line["text"], line["score"]) for line in lines] == list(map(tuple, expected))
+  written = chatty.generate(PROMPT, 12)
+  generate.main([*argv, f"--stop={written[3:5]}"])
+  assert capsys.readouterr().out == written.split(written[3:5])[0] + "\n"
+  generate.main([*argv, "--stop", json.dumps(["nowhere", written[3:5]])])
+  assert capsys.readouterr().out == written.split(written[3:5])[0] + "\n"
+  for flag, sentence in (
+    ("--early_stopping=soon", "early_stopping is soon"),
+    ("--num_return=2", "num_return is 2 with num_beams=1"),
+    ("--stop=[1", "--stop=.*expected JSON"),
+  ):
+    with pytest.raises(UsageError, match=sentence):
+      generate.main([*argv, flag])
