@@ -79,8 +79,11 @@ class Data:
   labels: dict[str, str] | tuple[str, ...] | None = None
   """Label names in id order; or {name: rule over the row}; None: the checkpoint's own, or those
   found in the training rows, sorted."""
-  label_type: Literal["single", "number"] = "single"
-  """classify: one name of a set (cross-entropy), or a number (mean squared error)."""
+  label_type: Literal["single", "multi", "number"] = "single"
+  """classify: one name of a set (cross-entropy), any of them (binary cross-entropy of each), or
+  a number (mean squared error)."""
+  label_separator: str = ","
+  """label_type="multi": what stands between the names where a row's label is one text."""
   id: str | None = None
   """Field that identifies a row for the split and the predictions; None: file:line."""
   split: float = 0.1
@@ -129,6 +132,12 @@ class Loss:
   """Share of the target mass spread evenly over the classes."""
   z_loss: float = 0.0
   """Weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv:2204.02311)."""
+  class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+  """Weight of each label, as torch's `weight` (label_type="multi": its `pos_weight`): 1; the
+  same for all labels together, however rare; or {label: weight}, 1 for those left out."""
+  focal: float = 0.0
+  """classify: the gamma of the focal loss (arXiv:1708.02002), which turns from what is already
+  right to what is hard; 0: cross-entropy."""
   chunk: int = 1024
   """Tokens whose logits exist at a time in the cross-entropy over a vocabulary."""
 
@@ -202,6 +211,9 @@ class Evaluate:
   name in front."""
   slices: tuple[str, ...] = ()
   """Fields of the rows, or "length", by whose values results are split, with intervals."""
+  threshold: float | dict[str, float] = 0.5
+  """label_type="multi": probability above which a label is given, or {label: probability},
+  0.5 for those left out; kept in the export."""
   prompts: tuple[str, ...] = ()
   """chat: prompts answered before and after training; () takes three held-out rows."""
   max_new_tokens: int = 64

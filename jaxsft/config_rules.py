@@ -1,9 +1,13 @@
 """Combinations of settings that cannot run, each with the sentence that says so."""
 
+import math
+
+LABELLED = ("classify", "tag")  # tasks with labels to weigh
+
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  for group in (_counts, _paths, _batches, _data, _training, _update, _mesh):
+  for group in (_counts, _paths, _batches, _data, _labels, _training, _update, _mesh):
     yield from group(c)
 
 
@@ -96,6 +100,52 @@ def _data(c):
   )
 
 
+def _labels(c):
+  d, loss, threshold = c.data, c.loss, c.evaluate.threshold
+  yield loss.focal < 0, f"config.loss.focal: found {loss.focal}, expected a gamma ≥ 0"
+  yield (
+    loss.focal > 0 and c.task != "classify",
+    f"config.loss.focal: has no meaning for task={c.task!r}; set it to 0",
+  )
+  yield (
+    loss.class_weights != "none" and c.task not in LABELLED,
+    f"config.loss.class_weights: task={c.task!r} has no labels; set it to 'none'",
+  )
+  for label, weight in (
+    loss.class_weights.items() if isinstance(loss.class_weights, dict) else ()
+  ):
+    yield (
+      not 0 < weight < math.inf,
+      f"config.loss.class_weights: found {weight} for {label!r}, expected a number above 0",
+    )
+  for name in ("label_smoothing", "focal", "class_weights", "z_loss"):
+    kinds = ("number", "multi") if name == "z_loss" else ("number",)
+    none = "none" if name == "class_weights" else 0
+    yield (
+      c.task == "classify" and d.label_type in kinds and getattr(loss, name) != none,
+      f"config.loss.{name}: has no meaning for data.label_type={d.label_type!r}; set it to "
+      f"{none!r}",
+    )
+  yield (
+    d.label_separator == "",
+    "config.data.label_separator: is empty; expected what stands between two labels",
+  )
+  for key, value, usual in (
+    ("data.label_separator", d.label_separator, ","),
+    ("evaluate.threshold", threshold, 0.5),
+  ):
+    yield (
+      value != usual and d.label_type != "multi",
+      f"config.{key}: has no effect with data.label_type={d.label_type!r}; set it to "
+      f"{usual!r}, or label_type to 'multi'",
+    )
+  for value in threshold.values() if isinstance(threshold, dict) else (threshold,):
+    yield (
+      not 0 < value < 1,
+      f"config.evaluate.threshold: found {value}, expected above 0 and below 1",
+    )
+
+
 def _training(c):
   dropout = c.model.dropout
   yield (
@@ -115,10 +165,6 @@ def _training(c):
     f"config.loss.label_smoothing: found {c.loss.label_smoothing}, expected 0 ≤ x < 1",
   )
   yield c.loss.z_loss < 0, f"config.loss.z_loss: found {c.loss.z_loss}, expected ≥ 0"
-  yield (
-    c.data.label_type == "number" and c.loss.label_smoothing > 0,
-    "config.loss.label_smoothing: has no meaning for data.label_type='number'; set it to 0",
-  )
   yield (
     dropout is not None and not 0 <= dropout < 1,
     f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",

@@ -17,7 +17,17 @@ import re
 import jax
 import numpy as np
 
-from jaxsft import command, compare, prepare, pretrained, results, sharding, start, tasks
+from jaxsft import (
+  command,
+  compare,
+  labels,
+  prepare,
+  pretrained,
+  results,
+  sharding,
+  start,
+  tasks,
+)
 from jaxsft.compiled import Compiled
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
@@ -26,7 +36,7 @@ from jaxsft.errors import JaxsftError, UsageError
 def make_eval_step(network, task, options, mesh):
   """Compiled (params, batch) -> what the task's `predict` finds, and where it belongs.
 
-  No gradient, no dropout, nothing donated. options: the config's `loss` group.
+  No gradient, no dropout, nothing donated. options: of tasks.options_of.
   """
   where = (
     ("example_ids", "segments", "positions") if task.OUTPUTS == "token" else ("example_ids",)
@@ -102,13 +112,16 @@ def judge(model, config, rows):
   """(metrics, [tasks.Found], tasks.Context) of a `pretrained.Model` on cleaned rows."""
   _check_model(model.base, config)
   task = tasks.TASKS[config.task]
-  context = prepare.make_context(config, model.base, model.context.labels)
+  names = model.context.labels
+  context = prepare.make_context(config, model.base, names)
+  rows = labels.named(rows, names, config.data.label_type)
   examples = prepare.encode(rows, task, context)
   mesh = start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
-  eval_step = make_eval_step(model.network, task, config.loss, mesh)
+  options = tasks.options_of(task, config.loss, context)
+  eval_step = make_eval_step(model.network, task, options, mesh)
   found = measure(eval_step, params, examples, plan, mesh)
   counted = {"rows": len(rows), "examples": len(examples.store)}
   return task.metrics(found, context) | counted, found, context

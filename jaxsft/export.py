@@ -20,7 +20,7 @@ def write(base, network, params, directory, facts, dtype):
 
   base: pretrained.Pretrained. facts: finish.export_facts, how the run trained.
   """
-  labels = facts["labels"] if facts["label_type"] == "single" else []
+  labels = [] if facts["label_type"] == "number" else facts["labels"]
   return hf_directory.write(
     directory,
     source_config=base.config,
@@ -32,6 +32,8 @@ def write(base, network, params, directory, facts, dtype):
     chat_template=facts["chat_template"],
     stop_ids=facts["stop_ids"],
     labels=labels,
+    label_type=facts["label_type"],
+    threshold=facts.get("threshold", 0.5),
     dtype=dtype,
     generation_config=base.generation,
   )
@@ -44,6 +46,7 @@ def save(model, directory, dtype="float32"):
   facts = {
     "labels": model.context.labels,
     "label_type": model.context.label_type,
+    "threshold": model.context.threshold,
     "chat_template": None,
     "stop_ids": generate.stop_ids(model.base) if model.network.head.kind == "lm" else [],
   }

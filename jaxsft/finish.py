@@ -36,9 +36,11 @@ def evaluate_and_keep_best(job, state, loop, done):
     job.logger.evaluation(done, metrics | _of_further_sets(job, params))
     value = metrics.get(job.metric)
     if not isinstance(value, float) or not np.isfinite(value):
+      why = metrics.get("undefined", {}).get(job.metric)
       raise JaxsftError(
-        f"the evaluation after update {done} gave {job.metric}={value!r}, expected a finite "
-        "number; choose another config.evaluate.metric or lower config.optim.peak_lr"
+        f"the evaluation after update {done} gave {job.metric}={value!r}"
+        f"{f' ({why})' if why else ''}, expected a finite number; choose another "
+        "config.evaluate.metric or lower config.optim.peak_lr"
       )
     best = loop["best"]
     sign = 1 if job.mode == "max" else -1
@@ -185,6 +187,7 @@ def export_facts(job):
   return {
     "labels": list(context.labels),
     "label_type": context.label_type,
+    "threshold": context.threshold,
     "chat_template": context.chat_template,
     "stop_ids": stop_ids(job) if chat else [],
   }

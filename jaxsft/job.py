@@ -104,11 +104,14 @@ def make_rule(settings, trainable, total):
   return tx, schedule
 
 
-def make_train_step(config, task, network, tx, schedule):
-  """Compiled (state, batch) -> (state, metrics); the state's memory is reused."""
+def make_train_step(config, task, options, network, tx, schedule):
+  """Compiled (state, batch) -> (state, metrics); the state's memory is reused.
+
+  options: of tasks.options_of.
+  """
   one = partial(
     step.train_step,
-    loss=lambda params, batch, key: task.loss(network, params, batch, config.loss, key),
+    loss=lambda params, batch, key: task.loss(network, params, batch, options, key),
     tx=tx,
     schedule=schedule,
     penalty=(config.optim.penalty, config.optim.penalty_weight),

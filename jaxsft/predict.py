@@ -30,11 +30,11 @@ from jaxsft import (
   screen,
   sharding,
   start,
+  tasks,
 )
 from jaxsft import config as config_lib
-from jaxsft.data import clean, fetch, order, read, store
+from jaxsft.data import clean, fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.tasks import TASKS
 
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
@@ -51,7 +51,7 @@ def predict(model, rows, batch_size=64):
 
 def predictor(model, batch_size):
   """A function [read.Row] -> [what the task decodes]; its calls share weights and programs."""
-  task = TASKS.get(model.base.task)
+  task = tasks.TASKS.get(model.base.task)
   if task is None or task.HEAD == "lm":
     raise JaxsftError(
       f"the model is a {model.base.config['architectures'][0]}, which answers with text; "
@@ -59,7 +59,8 @@ def predictor(model, batch_size):
     )
   mesh = sharding.make_mesh()
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
-  eval_step = evaluate.make_eval_step(model.network, task, config_lib.Loss(), mesh)
+  options = tasks.options_of(task, config_lib.Loss(), model.context)
+  eval_step = evaluate.make_eval_step(model.network, task, options, mesh)
 
   def answer(rows):
     unlabelled = [_unlabelled(row, task) for row in rows]
@@ -80,8 +81,11 @@ def _blocks(rows):
 def _unlabelled(row, task):
   """The row without its answer; raises JaxsftError where there is nothing to answer."""
   fields = {name: value for name, value in row.fields.items() if name not in task.GOLD}
-  for name in task.FIELDS:
-    if name not in task.GOLD and not str(fields.get(name, "")).strip():
+  needed = [name for name in task.FIELDS if name not in task.GOLD]
+  if not needed and not forms.has_turns(fields):
+    needed = ["text"]
+  for name in needed:
+    if not str(fields.get(name, "")).strip():
       raise JaxsftError(
         f"{row.where}: has no {name}, found the fields {', '.join(row.fields)}; name the "
         f"column with --columns='{{\"{name}\": …}}'"

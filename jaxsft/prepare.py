@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsft import optim, sharding, tasks
+from jaxsft import labels, optim, sharding, tasks
 from jaxsft.data import audit, clean, fetch, forms, order, read, store
-from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.errors import UsageError
 from jaxsft.tuning import select
 
 SAMPLES = 3
@@ -45,6 +45,8 @@ class Prepared:
   task: Any
   """Module in jaxsft/tasks."""
   context: tasks.Context
+  options: Any
+  """Of the task's `loss` and `predict`."""
   rows: Rows
   train: Examples
   held_out: Examples | None
@@ -59,8 +61,8 @@ def prepare(config, base, mesh):
   task, data = tasks.TASKS[config.task], config.data
   base.check_task(config.task)
   rows = read_data(data, task)
-  labels = label_names(config, base, rows.train)
-  context = make_context(config, base, labels)
+  names, rows = labels.settle(config, base, rows)
+  context = make_context(config, base, names)
   train = encode(rows.train, task, context)
   held_out = encode(rows.held_out, task, context) if rows.held_out else None
   plan = order.plan_training(
@@ -79,15 +81,18 @@ def prepare(config, base, mesh):
   if held_out is not None:
     limit = row_limit(config, context, train, held_out)
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
-  sets = {}
+  sets, trained = {}, labels.trained(config, base)
   for name, more in further_sets(config).items():
-    examples = encode(more, task, context)
+    examples = encode(labels.named(more, trained, data.label_type), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
-  return Prepared(task, context, rows, train, held_out, plan, eval_plan, sets)
+  weights = labels.class_weights(config.loss.class_weights, names, train.store)
+  context = dataclasses.replace(context, class_weights=weights)
+  options = tasks.options_of(task, config.loss, context)
+  return Prepared(task, context, options, rows, train, held_out, plan, eval_plan, sets)
 
 
-def make_context(config, base, labels):
+def make_context(config, base, names):
   """tasks.Context of a config; raises UsageError for a max_length beyond the model's."""
   data = config.data
   if data.max_length != "auto" and data.max_length > base.limit:
@@ -103,8 +108,9 @@ def make_context(config, base, labels):
     tokenizer=base.tokenizer,
     max_length=base.limit if data.max_length == "auto" else data.max_length,
     too_long=data.too_long,
-    labels=labels,
+    labels=names,
     label_type=data.label_type,
+    threshold=labels.thresholds(config.evaluate.threshold, names),
     chat_template=template,
     train_on=data.train_on,
     stride=data.stride,
@@ -152,29 +158,44 @@ def report(prepared, shapes, chosen, schedule):
   ends = [float(schedule(0)), max(rates, default=0.0), float(schedule(plan.num_steps - 1))]
   samples = []
   for sample in train.counts["samples"]:
-    label = f"  → {sample['label']}" if "label" in sample else ""
+    label = sample.get("label", "")
+    label = ", ".join(label) or "(none)" if isinstance(label, list) else label
+    label = "" if label == "" else f"  → {label}"
     samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
   return audit.audit(
     rows,
     _described(train, prepared.context),
     None if held_out is None else _described(held_out, prepared.context),
-    plan.summary(),
+    _with_notes(plan.summary(), prepared.context),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,
   )
 
 
+def _with_notes(summary, context):
+  """The plan's summary with what else is to be known before it runs."""
+  if context.class_weights is None:
+    return summary
+  pairs = zip(context.labels, context.class_weights, strict=True)
+  note = "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+  return summary | {"notes": (*summary.get("notes", ()), note)}
+
+
 def _described(part, context):
   """audit.Examples of one part."""
   notes = part.counts["notes"]
-  labels, starts = (part.store.values.get(name) for name in ("label", "start"))
-  counted, unit = {}, "tokens" if labels is None else "labels"
-  if labels is not None and context.label_type == "single":
-    counted = dict(collections.Counter(context.labels[i] for i in labels))
-  if starts is not None:  # windows: their first token stands for no answer
-    none, unit = int(np.sum(np.asarray(starts) == 0)), "windows"
-    counted = {"answer": len(starts) - none, "no answer": none}
+  values, counted, unit = part.store.values, {}, "tokens"
+  if "label" in values:
+    unit = "labels"
+    if context.label_type != "number":
+      counts = labels.counts(part.store, len(context.labels)).tolist()
+      counted = {name: n for name, n in zip(context.labels, counts, strict=True) if n}
+    if none := labels.unlabelled(part.store):
+      counted["(none)"] = none
+  if "start" in values:  # windows: their first token stands for no answer
+    none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
+    counted = {"answer": len(part.store) - none, "no answer": none}
   content = (*forms.FIELDS, "text_pair", "question", "context")
   texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
   return audit.Examples(
@@ -183,7 +204,7 @@ def _described(part, context):
     supervised=store.supervised(part.store),
     texts=texts,
     unit=unit,
-    rows=len(np.unique(part.store.values["row"])),
+    rows=len(np.unique(values["row"])),
     labels=counted,
     dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
     truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},
@@ -205,6 +226,7 @@ def read_data(data, task, key="data.path"):
     keep=data.keep,
     labels=data.labels,
     label_type=data.label_type,
+    separator=data.label_separator,
     limit=data.limit,
     task_fields=task.FIELDS,
   )
@@ -231,54 +253,6 @@ def further_sets(config):
   return sets
 
 
-def label_names(config, base, train_rows):
-  """Label names in id order: the config's, else the checkpoint's, else the rows' own, sorted.
-
-  Raises UsageError where they contradict a checkpoint with a trained head: a head is only
-  replaced where model.new_head says so.
-  """
-  data = config.data
-  if config.task != "classify":
-    return ()
-  trained = () if config.model.new_head else base.labels
-  if trained and base.label_type != data.label_type:
-    raise UsageError(
-      f"config.data.label_type: found {data.label_type!r}, the head of {base.path} was trained "
-      f"with {base.label_type!r}; set it to that, or config.model.new_head=True to replace "
-      "the head"
-    )
-  if data.label_type == "number":
-    return ("number",)
-  names = tuple(data.labels or clean.label_names(train_rows))
-  if trained:
-    if data.labels is None and set(names) <= set(trained):
-      return trained
-    if names != trained:
-      _refuse_labels(names, trained, base.path)
-    return names
-  if data.labels is None and len(names) < 2:
-    raise JaxsftError(
-      f"the training rows have the label {', '.join(names)} only, expected at least two; "
-      "check config.data.columns and config.data.labels"
-    )
-  return names
-
-
-def _refuse_labels(names, trained, path):
-  """Says how labels would fit a trained head: in its order, by its names, or with a new one."""
-  if sorted(names) == sorted(trained):
-    fix = f"write them in its order, config.data.labels={trained}"
-  else:
-    fix = (
-      "rename the labels of the rows with rules, such as "
-      f"config.data.labels={{{trained[0]!r}: \"label == '{names[0]}'\", …}}, or set "
-      "config.model.new_head=True to replace the head"
-    )
-  raise UsageError(
-    f"config.data.labels: found {names}, the head of {path} was trained with {trained}; {fix}"
-  )
-
-
 def encode(rows, task, context):
   """`Examples` of rows; from the token store where everything that shapes them is the same."""
   key = {
@@ -287,7 +261,7 @@ def encode(rows, task, context):
     "encoder": source_hash(task),
   }
   for field in dataclasses.fields(context):
-    if field.name != "tokenizer":
+    if field.name not in tasks.NOT_ENCODED:
       key[field.name] = getattr(context, field.name)
   directory = fetch.cache_directory() / "stores"
   build = lambda found, counts: store.build(found, key, directory, counts)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import families, models, sharding, tasks, tokenizer, weights
+from jaxsft import families, hf_directory, models, sharding, tasks, tokenizer, weights
 from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError
 
@@ -60,8 +60,17 @@ class Pretrained:
 
   @property
   def label_type(self):
-    """ "number" for a regression head, else "single"."""
-    return "number" if self.config.get("problem_type") == "regression" else "single"
+    """What its classes are: see data.label_type."""
+    kinds = {"regression": "number", "multi_label_classification": "multi"}
+    problem = self.config.get("problem_type")
+    alone = self.kind == "sequence" and len(self.labels) == 1  # transformers takes it so too
+    return kinds.get(problem, "number" if alone and problem is None else "single")
+
+  @property
+  def threshold(self):
+    """As in tasks.Context: what the head was exported with, else 0.5."""
+    found = self.config.get(hf_directory.THRESHOLD, 0.5)
+    return tuple(found) if isinstance(found, list) else found
 
   @property
   def limit(self):
@@ -334,5 +343,6 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
     base.labels,
     base.label_type,
     stride=min(128, base.limit // 4),
+    threshold=base.threshold,
   )
   return Model(base, network, params, context)

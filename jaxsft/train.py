@@ -91,8 +91,8 @@ def finetune(config, workdir=None):
     checkpoint.Checkpoints(workdir, config.checkpoint.keep, logger.say) as checkpoints,
     start.Preemption() as preemption,
   ):
-    train_step = jobs.make_train_step(config, data.task, network, tx, schedule)
-    eval_step = evaluate.make_eval_step(network, data.task, config.loss, mesh)
+    train_step = jobs.make_train_step(config, data.task, data.options, network, tx, schedule)
+    eval_step = evaluate.make_eval_step(network, data.task, data.options, mesh)
     job = jobs.Job(
       config, mesh, base, data, network, frozenset(chosen), tx, schedule, train_step,
       eval_step, logger, checkpoints, metric, mode,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxsft import finish
+from jaxsft import finish, tasks
 
 
 @pytest.mark.parametrize(("task", "expected"), [("chat", [2, 3, 7]), ("classify", [])])
@@ -15,7 +15,7 @@ def test_an_export_names_every_supervised_stop(task, expected):
     config=SimpleNamespace(task=task),
     base=SimpleNamespace(generation={"eos_token_id": [2]}, config={}, tokenizer=tokenizer),
     data=SimpleNamespace(
-      context=SimpleNamespace(labels=(), label_type="single", chat_template=None),
+      context=tasks.Context(None, 8),
       train=SimpleNamespace(counts={"stop_ids": [7]}),
     ),
   )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, hf_directory, job, prepare, pretrained
+from jaxsft import families, hf_directory, job, labels, prepare, pretrained
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
 
@@ -31,7 +31,7 @@ def labels_of(trained, rows, **changes):
   """(label names, whether the head is drawn anew) of a config on the trained checkpoint."""
   config = tiny.config("bert", "classify", trained, rows, **changes)
   base = pretrained.open_base(config.model)
-  found = prepare.label_names(config, base, prepare.read_data(config.data, _classify()).train)
+  found, _ = labels.settle(config, base, prepare.read_data(config.data, _classify()))
   return found, job.new_head(config, base)
 
 
@@ -50,6 +50,44 @@ def test_a_trained_head_keeps_its_labels_and_weights(trained, tmp_path):
   loaded, new = pretrained.load_params(base, network)
   assert new == ()
   np.testing.assert_array_equal(loaded["head"]["kernel"], params["head"]["kernel"])
+
+
+def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
+  """0 is "pos" here, as the head has it, in the rows that train and in those held out."""
+  path, _ = trained
+  rows = tmp_path / "rows.jsonl"
+  lines = [{"name": f"s{i}", "text": "the film", "label": i % 2} for i in range(40)]
+  rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  config = tiny.config("bert", "classify", path, rows)
+  base = pretrained.open_base(config.model)
+  names, read = labels.settle(config, base, prepare.read_data(config.data, _classify()))
+  assert names == ("pos", "neg") and read.train and read.held_out
+  for row in (*read.train, *read.held_out):
+    assert row.fields["label"] == names[int(row.id[1:]) % 2]
+  for line in lines[20:]:
+    line["label"] = 2
+  rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  with pytest.raises(JaxsftError, match=r"rows.jsonl:2\d: the label is 2, outside 0 … 1"):
+    labels.settle(config, base, prepare.read_data(config.data, _classify()))
+  new = tiny.config("bert", "classify", path, rows, model__new_head=True)
+  found, _ = labels.settle(new, base, prepare.read_data(config.data, _classify()))
+  assert found == ("0", "1", "2")
+
+
+def test_what_the_classes_of_a_head_are(tmp_path):
+  """One output without a problem_type is a number: rerankers and reward models are such."""
+  path = tiny.checkpoint(tmp_path / "one", "bert", labels=("a", "b"))
+  config = json.loads((path / "config.json").read_text())
+  for names, problem, expected in (
+    ({"0": "LABEL_0"}, None, "number"),
+    ({"0": "a", "1": "b"}, None, "single"),
+    ({"0": "LABEL_0"}, "regression", "number"),
+    ({"0": "a"}, "multi_label_classification", "multi"),
+    ({"0": "a", "1": "b"}, "single_label_classification", "single"),
+  ):
+    said = config | {"problem_type": problem, "id2label": names}
+    (path / "config.json").write_text(json.dumps(said))
+    assert pretrained.open_pretrained(path).label_type == expected, said
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ WINDOWS = {
   "bert": (32, 8),
   "llama": (144, 24),
 }  # tokens (words, letters), and how many are shared
+MORE = (("bert", "multi"),)  # met in fewer layouts, to be quick
 
 
 def word_tokenizer():
@@ -186,14 +187,20 @@ def sentence(rng, words, length):
   return " ".join(chosen)
 
 
-def sentences(path, count=60, seed=0, number=False):
-  """Writes JSONL of ragged sentences, labelled by the one word that says it."""
+def sentences(path, count=60, seed=0, number=False, multi=False):
+  """Writes JSONL of ragged sentences, labelled by the one word that says it.
+
+  multi: and by two of its fillers, as a list or as text.
+  """
   rng = np.random.default_rng(seed)
   with open(path, "w", encoding="utf-8") as file:
     for i in range(count):
       good = bool(rng.integers(0, 2))
       text = sentence(rng, GOOD if good else BAD, int(rng.integers(1, 9)))
       label = (1.5 if good else -0.5) if number else ("pos" if good else "neg")
+      if multi:
+        label = ["pos"] * good + [word for word in ("film", "the") if word in text.split()]
+        label = ",".join(label) if i % 2 else label
       row = {"name": f"s{i}", "text": text, "label": label}
       file.write(json.dumps(row) + "\n")
   return pathlib.Path(path)
@@ -251,7 +258,7 @@ def config(family, kind, model, data, **overrides):
     "data.path": str(data),
     "data.id": "name",
     "data.split": 0.2,
-    "data.label_type": "number" if kind == "number" else "single",
+    "data.label_type": kind if kind in ("number", "multi") else "single",
     "optim.peak_lr": 1e-2,
     "optim.schedule": "constant",
     "optim.warmup": 0.0,
@@ -290,4 +297,4 @@ def rows(path, task, **settings):
     return chats(path, **settings)
   if task == "answer":
     return questions(path, **settings)
-  return sentences(path, number=task == "number", **settings)
+  return sentences(path, number=task == "number", multi=task == "multi", **settings)

@@ -128,7 +128,9 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   network = models.Network(arch, head, dtype=dtype, remat="dots")
   settings = config.Config(task=task)
   tx, schedule = job.make_rule(settings.optim, network.shapes(), 100)
-  compiled = job.make_train_step(settings, tasks.TASKS[task], network, tx, schedule)
+  context = tasks.Context(None, 512, labels=("a", "b"))
+  options = tasks.options_of(tasks.TASKS[task], settings.loss, context)
+  compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, tx, schedule)
   shapes = jax.eval_shape(partial(step.init_state, tx=tx), network.shapes(), {})
 
   def place(leaf, where):

@@ -255,7 +255,8 @@ def _set_lines(name: str, found: dict) -> list[str]:
   share = f" ({found['supervised_share']:.1%})" if found["unit"] == "tokens" else ""
   lines.append(f"           {found['supervised']:,} supervised {found['unit']}{share}")
   if found["labels"]:
-    total = sum(found["labels"].values())
+    each = found["unit"] == "labels"  # an example may have many
+    total = found["examples"] if each else sum(found["labels"].values())
     counts = Counter(found["labels"]).most_common()
     text = ", ".join(f"{label} {n:,} ({n / total:.1%})" for label, n in counts[:20])
     more = f", and {len(counts) - 20} more labels" if len(counts) > 20 else ""

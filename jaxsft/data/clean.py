@@ -26,6 +26,7 @@ TEXT_FIELDS = (
   "context",
 )
 INTEGER = re.compile(r"[+-]?\d+")
+DECIMAL = re.compile(r"[+-]?\d*\.\d*(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Cleaned(NamedTuple):
@@ -43,18 +44,20 @@ def clean(
   keep: str | None,
   labels: Mapping[str, str] | Sequence[str] | None,
   label_type: str,
+  separator: str,
   limit: int | None,
   task_fields: Sequence[str],
 ) -> Cleaned:
   """The rows that `keep` keeps, with the task's fields present and their labels settled.
 
   If "label" is among `task_fields`, it becomes a name (label_type="single": text; checked
-  against or made by `labels`) or a finite float ("number"). Rows whose text is empty are
+  against or made by `labels`), a list of names ("multi", of a list, of a text that `separator`
+  divides, or of {name: yes or no}) or a finite float ("number"). Rows whose text is empty are
   left out and counted. Reading stops after `limit` kept rows. Raises JaxsftError with
   row.where for a row that does not fit, and if no row is left.
   """
   keeps = rules.compile_rule(keep, "data.keep") if keep else None
-  label_of = _labeller(labels, label_type) if "label" in task_fields else None
+  label_of = _labeller(labels, label_type, separator) if "label" in task_fields else None
   if limit is not None and limit < 1:
     raise UsageError(f"data.limit is {limit}, expected a number of rows from 1, or None")
   needed = [name for name in task_fields if name != "label"]
@@ -66,7 +69,7 @@ def clean(
     if keeps and not keeps(row):
       left_out["keep rule"] += 1
       continue
-    empty = _empty_field(row, needed)
+    empty = _empty_field(row, needed, label_of is not None)
     if empty:
       left_out[f"empty {empty}"] += 1
       continue
@@ -86,10 +89,26 @@ def clean(
 
 def label_names(rows: Iterable[Row]) -> tuple[str, ...]:
   """The labels found in cleaned rows, in id order: sorted, whole numbers by their value."""
-  names = {row.fields["label"] for row in rows}
+  names = {name for row in rows for name in _labels_of(row)}
   if all(INTEGER.fullmatch(name) for name in names):
     return tuple(sorted(names, key=lambda name: (int(name), name)))
   return tuple(sorted(names))
+
+
+def with_names(row: Row, names: Sequence[str]) -> Row:
+  """The cleaned row with names for its labels 0 … C-1, unless a name is itself a number.
+
+  Raises JaxsftError for a number that is no id.
+  """
+  found = row.fields["label"]
+  if isinstance(found, list):
+    return row._replace(fields=row.fields | {"label": [_named(n, names, row) for n in found]})
+  return row._replace(fields=row.fields | {"label": _named(found, names, row)})
+
+
+def _labels_of(row: Row) -> list[str]:
+  found = row.fields["label"]
+  return found if isinstance(found, list) else [found]
 
 
 def split(rows: Sequence[Row], fraction: float | int) -> tuple[list[Row], list[Row]]:
@@ -119,7 +138,7 @@ def held_out(id: str, fraction: float | int) -> bool:
   return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
-def _empty_field(row: Row, needed: Sequence[str]) -> str | None:
+def _empty_field(row: Row, needed: Sequence[str], labelled: bool) -> str | None:
   """The first text field that holds nothing; every field in `needed` must be there."""
   for name in needed:
     if name not in row.fields:
@@ -127,10 +146,10 @@ def _empty_field(row: Row, needed: Sequence[str]) -> str | None:
         f"{row.where}: no field {name!r}, which the task needs{near(name, row.fields)}; map a "
         f'column to it: data.columns={{"{name}": …}}'
       )
-  # The task may do without a pair, but where there is one it must be text.
-  texts = [name for name in TEXT_FIELDS if name in needed or name == "text_pair"]
-  if not needed and forms.plain(row.fields):
-    texts.append("text")
+  # The task may do without these, but where there is one it must be text.
+  own = labelled or (not needed and forms.plain(row.fields))
+  maybe = {"text_pair", "text"} if own else {"text_pair"}
+  texts = [name for name in TEXT_FIELDS if name in needed or name in maybe]
   for name in texts:
     value = row.fields.get(name, "none")
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -144,8 +163,8 @@ def _empty_field(row: Row, needed: Sequence[str]) -> str | None:
 
 
 def _labeller(
-  labels: Mapping[str, str] | Sequence[str] | None, label_type: str
-) -> Callable[[Row], str | float]:
+  labels: Mapping[str, str] | Sequence[str] | None, label_type: str, separator: str
+) -> Callable[[Row], str | float | list[str]]:
   if label_type == "number":
     if labels:
       raise UsageError(
@@ -153,20 +172,58 @@ def _labeller(
         "or data.label_type to 'single'"
       )
     return _number
-  if labels is None:
-    return lambda row: _name(_label(row), row)
-  if isinstance(labels, str) or len(set(labels)) < max(2, len(labels)):
-    raise UsageError(f"data.labels is {labels!r}, expected two or more different names")
-  if not isinstance(labels, Mapping):
-    return partial(_one_of, tuple(labels))
-  compiled = {
-    name: rules.compile_rule(rule, f"data.labels[{name!r}]") for name, rule in labels.items()
-  }
-  return partial(_by_rule, compiled)
+  multi = label_type == "multi"
+  names = () if labels is None else tuple(labels)
+  fewest = 1 if multi else 2
+  if labels is not None and (
+    isinstance(labels, str) or len(set(names)) < max(fewest, len(names))
+  ):
+    many = "one or more" if multi else "two or more"
+    raise UsageError(f"data.labels is {labels!r}, expected {many} different names")
+  if isinstance(labels, Mapping):
+    compiled = {
+      name: rules.compile_rule(rule, f"data.labels[{name!r}]") for name, rule in labels.items()
+    }
+    return partial(_by_rules if multi else _by_rule, compiled)
+  one = _name if labels is None else partial(_one_of, names)
+  if multi:
+    return lambda row: [one(value, row) for value in _values(_label(row), row, separator)]
+  return lambda row: one(_label(row), row)
+
+
+def _values(value: Any, row: Row, separator: str) -> list[Any]:
+  """The labels of a row that may have many, as they are written."""
+  if isinstance(value, Mapping):
+    bad = [v for v in value.values() if v not in (0, 1)]
+    found = [name for name, v in value.items() if v == 1]
+  else:
+    bad, found = [value] if value is None else [], value
+    if isinstance(value, str):
+      found = value.split(separator) if value.strip() else []
+      found = [part.strip() for part in found]
+    elif not isinstance(value, list):
+      found = [value]
+  if bad:
+    raise JaxsftError(
+      f"{row.where}: the label is {_shown(value)}, expected a list of names, [] for none, or "
+      "{name: 0 or 1}; correct the row or leave it out with data.keep"
+    )
+  twice = next((v for i, v in enumerate(found) if v in found[:i]), None)
+  if twice is not None:
+    raise JaxsftError(
+      f"{row.where}: the label {twice!r} stands twice in {_shown(value)}, expected names or "
+      "ids, each once; a vector of yes and no is written {name: 0 or 1}, or read by rules: "
+      'data.labels={"name": "column == 1", …}'
+    )
+  return found
+
+
+def _by_rules(compiled: Mapping[str, rules.Rule], row: Row) -> list[str]:
+  return [name for name, rule in compiled.items() if rule(row)]
 
 
 def _by_rule(compiled: Mapping[str, rules.Rule], row: Row) -> str:
-  names = [name for name, rule in compiled.items() if rule(row)]
+  names = _by_rules(compiled, row)
   if len(names) != 1:
     held = f"the rules of {' and '.join(names)} hold" if names else "no rule holds"
     shown = ", ".join(f"{k}={_shown(v)}" for k, v in row.fields.items())
@@ -177,22 +234,27 @@ def _by_rule(compiled: Mapping[str, rules.Rule], row: Row) -> str:
   return names[0]
 
 
-def _one_of(names: tuple[str, ...], row: Row) -> str:
+def _one_of(names: tuple[str, ...], value: Any, row: Row) -> str:
   """The label as one of `names`; 0 … C-1 are ids, unless a name is itself a number."""
-  name = _name(_label(row), row)
+  name = _named(_name(value, row, names), names, row)
   if name in names:
     return name
-  if INTEGER.fullmatch(name) and not any(INTEGER.fullmatch(other) for other in names):
-    if 0 <= int(name) < len(names):
-      return names[int(name)]
-    raise JaxsftError(
-      f"{row.where}: the label is {name}, outside 0 … {len(names) - 1} (the ids of "
-      f"{', '.join(names)}); map it by rules such as "
-      f'data.labels={{"{names[0]}": "label == {name}", …}}, or correct the row'
-    )
+  fix = "add it to data.labels, correct the row, or leave such rows out with data.keep"
+  if isinstance(value, bool):  # which of two names is true must not depend on their order
+    fix = f'give rules: data.labels={{"{names[0]}": "not label", "{names[-1]}": "label"}}'
+  raise JaxsftError(f"{row.where}: unknown label {name!r}{near(name, names)}; {fix}")
+
+
+def _named(name: str, names: Sequence[str], row: Row) -> str:
+  """The name of an id; what is no id stays as it is."""
+  if not INTEGER.fullmatch(name) or any(INTEGER.fullmatch(other) for other in names):
+    return name
+  if 0 <= int(name) < len(names):
+    return names[int(name)]
   raise JaxsftError(
-    f"{row.where}: unknown label {name!r}{near(name, names)}; add it to data.labels, correct "
-    "the row, or leave such rows out with data.keep"
+    f"{row.where}: the label is {name}, outside 0 … {len(names) - 1} (the ids of "
+    f"{', '.join(names)}); map it by rules such as "
+    f'data.labels={{"{names[0]}": "label == {name}", …}}, or correct the row'
   )
 
 
@@ -224,18 +286,26 @@ def _label(row: Row) -> Any:
   return row.fields["label"]
 
 
-def _name(value: Any, row: Row) -> str:
+def _name(value: Any, row: Row, names: Sequence[str] = ()) -> str:
   """The label as text; 3.0 is 3, since whole numbers beside empty cells come as floats."""
+  shown = _shown(value)
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if isinstance(value, float) and not math.isfinite(value):
     value = None
   if value is None or isinstance(value, list | dict) or not str(value).strip():
     raise JaxsftError(
-      f"{row.where}: the label is {_shown(row.fields['label'])}, expected a name or a whole "
-      "number; correct the row or leave it out with data.keep"
+      f"{row.where}: the label is {shown}, expected a name or a whole number; correct the row "
+      "or leave it out with data.keep"
     )
-  return str(value)
+  name = str(value)
+  if DECIMAL.fullmatch(name) and name not in names:
+    raise JaxsftError(
+      f"{row.where}: the label is {shown}, a number with a decimal point, expected a name or a "
+      "whole number; set data.label_type to 'number' to learn numbers, write classes without "
+      "the point, or list them as names in data.labels"
+    )
+  return name
 
 
 def _shown(value: Any) -> str:

@@ -71,6 +71,11 @@ def plain(fields: Mapping[str, Any]) -> bool:
   return "text" in fields and not _forms({k for k, v in fields.items() if v is not None})
 
 
+def has_turns(fields: Mapping[str, Any]) -> bool:
+  """Whether a row has a form with messages."""
+  return bool(_forms({name for name, value in fields.items() if value is not None}))
+
+
 def _forms(there: set[str]) -> list[str]:
   return [name for name, needed in NEEDED.items() if there.issuperset(needed)]
 

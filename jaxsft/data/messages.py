@@ -13,8 +13,7 @@ def conversation(fields, train_on="all"):
   fields: one of the forms of `forms` but text. train_on: "all" answers or the "last" one. A
   message's own "train": false takes it out, and so does a "weight" or "loss_weight" of 0.
   """
-  messages = [_message(here, message) for here, message in forms.turns(fields)]
-  messages = _with_system(forms.system(fields), messages)
+  messages = checked(fields)
   if not any(message["role"] == "assistant" for message in messages):
     raise JaxsftError(
       "no message has the role 'assistant', so there is nothing to train on; add the "
@@ -29,6 +28,12 @@ def conversation(fields, train_on="all"):
   if train_on == "last":
     trained = trained[-1:]
   return [message | {"train": i in trained} for i, message in enumerate(messages)]
+
+
+def checked(fields):
+  """The messages of a row in any form but text, each with a boolean "train"."""
+  messages = [_message(here, message) for here, message in forms.turns(fields)]
+  return _with_system(forms.system(fields), messages)
 
 
 def _with_system(system, messages):

@@ -10,6 +10,8 @@ A task module also says:
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
   OUTPUTS         what `predict` speaks of: each "segment" [R,M,…] or "token" [R,T,…]
+  options         (settings, context) -> what `loss` and `predict` get, where they need more
+                  than the config's `loss` group (see `options_of`)
   METRICS         name -> "max" or "min", the direction in which it is better; or such a dict
                   for each data.label_type
   DEFAULT_METRIC  what "best" means unless evaluate.metric says otherwise
@@ -48,6 +50,23 @@ class Context:
   """Starts and ends of each window that answers are made of."""
   null_threshold: float | None = None
   """Odds of no answer above which none is given; None: one is always given."""
+  class_weights: tuple[float, ...] | None = None
+  """Weight in the loss of each of `labels`, in their order; None: 1 for all."""
+  threshold: float | tuple[float, ...] = 0.5
+  """label_type "multi": probability above which a label is given, of all or of each."""
+  temperature: float = 1.0
+  """What logits are divided by before they become the scores of `decode`."""
+
+
+NOT_ENCODED = (
+  "tokenizer",
+  "class_weights",
+  "threshold",
+  "temperature",
+  "max_answer_length",
+  "n_best",
+)
+"""Fields of Context that `encode` does not read, or that are hashed elsewhere."""
 
 
 class Encoded(NamedTuple):
@@ -76,6 +95,14 @@ class Found(NamedTuple):
   """For each example what `predict` found: name -> […] of its segment, [T,…] of its tokens."""
   texts: tuple[str, ...] = ()
   """Generated answers, the best first; () where none was asked for."""
+
+
+def options_of(task, settings, context):
+  """The `options` of a task's `loss` and `predict`.
+
+  settings: the config's `loss` group, which it is where the task has no `options`.
+  """
+  return task.options(settings, context) if hasattr(task, "options") else settings
 
 
 def given_and_gold(row, task):

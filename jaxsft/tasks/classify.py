@@ -1,101 +1,215 @@
-"""One label, or one number, for a text or a pair of texts.
+"""One label of a set, any of them, or a number, for a text, a pair of texts or a conversation.
 
-Rows have `text`, maybe `text_pair`, and `label`. Many short texts share a row of a batch as
-segments; the head reads each at its own position.
+Rows have `label`, and `text`, maybe with `text_pair`, or one of the forms of data.forms. Many
+short texts share a row of a batch as segments; the head reads each at its own position.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import tasks
+from jaxsft.data import chat, forms
+from jaxsft.data import messages as conversations
+from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics
+from jaxsft.metrics import classification, statistics
 
-FIELDS = ("text", "label")
+FIELDS = ("label",)  # and text or messages: `encode` says what a row lacks
 GOLD = ("label",)
 HEAD, SOURCE, OUTPUTS = "sequence", False, "segment"
 METRICS = {
-  "single": {"accuracy": "max", "macro_f1": "max", "mcc": "max", "loss": "min"},
-  "number": {"mse": "min", "mae": "min", "pearson": "max", "spearman": "max", "loss": "min"},
+  "single": {**classification.SINGLE, "loss": "min"},
+  "multi": {**classification.MULTI, "loss": "min"},
+  "number": {**classification.NUMBER, "loss": "min"},
 }
-DEFAULT_METRIC = {"single": "accuracy", "number": "mse"}
+DEFAULT_METRIC = {"single": "accuracy", "multi": "micro_f1", "number": "mse"}
+
+
+def options(settings, context):
+  """The config's `loss` group with the class weights in label order, or None."""
+  return dataclasses.replace(settings, class_weights=context.class_weights)
 
 
 def encode(row, context):
   """Encoded example of one row.
 
-  inputs [T], token_types [T], and, where the row has a label, 0-d `label` (id or number)
-  and `label_weight` 1. Raises JaxsftError for a label that is not in context.labels.
+  inputs [T], token_types [T], and, where the row has a label, `label` (an id or a number, 0-d;
+  yes or no of every label, [1,C]) and `label_weight` 1. Longer than context.max_length is an
+  error, left out, or cut: a text at its end, a conversation by its oldest exchanges. Raises
+  JaxsftError with the row's place for what cannot be read, and for a label that is not in
+  context.labels.
   """
-  pair = row.fields.get("text_pair")
-  tokens = context.tokenizer(row.fields["text"], pair, return_token_type_ids=True)
-  length, note = len(tokens["input_ids"]), None
-  if length > context.max_length:
-    if context.too_long == "error":
-      raise JaxsftError(
-        f"{row.where}: {length} tokens, the limit is {context.max_length}; set "
-        "config.data.too_long to 'truncate' or 'drop', or raise config.data.max_length"
-      )
-    if context.too_long == "drop":
-      return tasks.Encoded((), "dropped: too long", row.fields["text"], [], frozenset())
-    note = "truncated"
-    tokens = context.tokenizer(
-      row.fields["text"],
-      pair,
-      truncation=True,
-      max_length=context.max_length,
-      return_token_type_ids=True,
-    )
-  example = {
-    "inputs": np.asarray(tokens["input_ids"], np.int32),
-    "token_types": np.asarray(tokens["token_type_ids"], np.int32),
-  }
+  read = _text if row.fields.get("text") is not None else _conversation
+  try:
+    text, tokens, note = read(row.fields, context)
+  except JaxsftError as error:
+    raise JaxsftError(f"{row.where}: {error}") from error
+  if tokens is None:
+    return tasks.Encoded((), "dropped: too long", text, [], frozenset())
+  example = {name: np.asarray(values, np.int32) for name, values in tokens.items()}
   if "label" in row.fields:
     example["label"] = label_of(row, context)
     example["label_weight"] = np.float32(1)
-  text = row.fields["text"] if pair is None else f"{row.fields['text']} | {pair}"
   return tasks.Encoded((example,), note, text, [], frozenset())
 
 
-def label_of(row, context):
-  """The row's label as an int32 id, or as a float32 number."""
-  if context.label_type == "number":
-    return np.float32(row.fields["label"])
-  try:
-    return np.int32(context.labels.index(row.fields["label"]))
-  except ValueError:
+def _text(fields, context):
+  """(text, its tokens, note) of a text, or of a pair; tokens None: left out."""
+  pair = fields.get("text_pair")
+  text = fields["text"] if pair is None else f"{fields['text']} | {pair}"
+  encode = lambda **cut: context.tokenizer(
+    fields["text"], pair, return_token_type_ids=True, return_attention_mask=False, **cut
+  )
+  tokens, note = encode(), None
+  if _too_long(tokens, context):
+    if context.too_long == "drop":
+      return text, None, None
+    tokens, note = encode(truncation=True, max_length=context.max_length), "truncated"
+  return text, _arrays(tokens), note
+
+
+def _conversation(fields, context):
+  """(text, its tokens, note) of a conversation as the chat template writes it."""
+  if not forms.has_turns(fields):
     raise JaxsftError(
-      f"{row.where}: label {row.fields['label']!r} is unknown, expected one of "
+      f"no field 'text' and no conversation, which the task needs{near('text', fields)}; map a "
+      'column to it: data.columns={"text": …}'
+    )
+  messages, tools, note = conversations.checked(fields), forms.tools(fields), None
+  text, tokens = _rendered(messages, tools, context)
+  if _too_long(tokens, context) and context.too_long == "truncate":
+    note = "truncated"
+    last = [m | {"train": m is messages[-1]} for m in messages]  # which has to stay
+    for rest in conversations.shorter(last):
+      text, tokens = _rendered(rest, tools, context)
+      if len(tokens["input_ids"]) <= context.max_length:
+        break
+  if len(tokens["input_ids"]) > context.max_length:
+    return text, None, None
+  return text, _arrays(tokens), note
+
+
+def _rendered(messages, tools, context):
+  """(text, tokens) of messages; an encoder's tokenizer adds its own first and last token."""
+  tokenizer, template = context.tokenizer, context.chat_template
+  silent = [message | {"train": False} for message in messages]
+  rendered = chat.render(silent, tokenizer, template, tools)
+  if tokenizer.cls_token and not rendered.text.startswith(tokenizer.cls_token):
+    return rendered.text, tokenizer(rendered.text, return_token_type_ids=True)
+  ids = chat.tokenize(rendered, tokenizer, template).ids
+  return rendered.text, {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+
+
+def _too_long(tokens, context):
+  """Raises JaxsftError where that is an error."""
+  length = len(tokens["input_ids"])
+  if length > context.max_length and context.too_long == "error":
+    raise JaxsftError(
+      f"{length} tokens, the limit is {context.max_length}; set config.data.too_long to "
+      "'truncate' or 'drop', or raise config.data.max_length"
+    )
+  return length > context.max_length
+
+
+def _arrays(tokens):
+  return {"inputs": tokens["input_ids"], "token_types": tokens["token_type_ids"]}
+
+
+def label_of(row, context):
+  """The row's label: an int32 id, int32 [1,C] of 0 and 1, or a float32 number."""
+  label = row.fields["label"]
+  if context.label_type == "number":
+    return np.float32(label)
+  names = label if context.label_type == "multi" else [label]
+  if unknown := [name for name in names if name not in context.labels]:
+    raise JaxsftError(
+      f"{row.where}: label {unknown[0]!r} is unknown, expected one of "
       f"{', '.join(context.labels)}; correct the row or set config.data.labels"
-    ) from None
+    )
+  if context.label_type == "multi":
+    return np.array([[name in names for name in context.labels]], np.int32)
+  return np.int32(context.labels.index(label))
 
 
 def loss(network, params, batch, options, key=None):
-  """Sums of the cross-entropy (or the squared error) over the labelled segments of a batch.
+  """Sums over the labelled segments of a batch: the objective, and how much is right.
 
-  batch: token keys [R,T], labels and label_weights [R,M]. Label smoothing mixes the target
-  with the uniform distribution (arXiv:1512.00567). It and the z-loss belong to training: an
-  evaluation (key None) gives the plain cross-entropy.
+  batch: token keys [R,T]; labels [R,M] (ids or numbers) or [R,M,C] (0 or 1); label_weights
+  [R,M]. options: label_smoothing, z_loss, focal and class_weights, which belong to training:
+  without a key it is the plain cross-entropy, or the squared error.
   """
   logits = network.logits(params, batch, key)  # R M C
   labels, weights = batch["labels"], batch["label_weights"]
+  terms = _Plain() if key is None else options
   if jnp.issubdtype(labels.dtype, jnp.floating):
     error = jnp.square(logits[..., 0] - labels)
     return {"loss": (jnp.sum(error * weights), jnp.sum(weights))}
-  log_p = jax.nn.log_softmax(logits)
-  nll = -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
-  smooth = 0.0 if key is None else options.label_smoothing
-  if smooth:
-    nll = (1 - smooth) * nll - smooth * jnp.mean(log_p, -1)
-  if options.z_loss and key is not None:
-    nll = nll + options.z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
+  if labels.ndim == logits.ndim:
+    return _many_labels(logits, labels, weights, terms)
+  return _one_label(logits, labels, weights, terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+  focal: float = 0.0
+  class_weights: None = None
+
+
+def _one_label(logits, labels, weights, terms):
+  """Cross-entropy with a target that smoothing mixes with the uniform one (arXiv:1512.00567).
+
+  With class weights w it is sum_n sum_c w[c] q[n,c] -log p[n,c] over sum_n w[label n], as
+  torch's CrossEntropyLoss(weight, label_smoothing) has it; the focal loss takes each term
+  (1 - p[n,c])^gamma times (arXiv:1708.02002). The z-loss goes by the weight of the label.
+  """
+  classes, smooth = logits.shape[-1], terms.label_smoothing
+  by_class = _by_class(terms, classes)
+  log_p, target = jax.nn.log_softmax(logits), jax.nn.one_hot(labels, classes)
+  each = -((1 - smooth) * target + smooth / classes) * log_p
+  if terms.focal:
+    others = jnp.maximum(
+      -jnp.expm1(log_p), np.finfo(np.float32).eps
+    )  # a root has no slope at 0
+    each = each * others**terms.focal
+  nll, share = jnp.sum(each * by_class, -1), by_class[labels]
+  if terms.z_loss:
+    nll = nll + terms.z_loss * share * jnp.square(jax.nn.logsumexp(logits, -1))
   right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+  return {
+    "loss": (jnp.sum(nll * weights), jnp.sum(weights * share)),
+    "accuracy": (jnp.sum(right * weights), jnp.sum(weights)),
+  }
+
+
+def _many_labels(logits, labels, weights, terms):
+  """Mean over the labels of the binary cross-entropy of each.
+
+  Class weights are those of a yes, as torch's BCEWithLogitsLoss(pos_weight); smoothing mixes
+  yes and no with one half; the focal loss is that of torchvision's sigmoid_focal_loss.
+  """
+  yes, no = jax.nn.softplus(-logits), jax.nn.softplus(logits)  # -log p, -log(1 - p)
+  smooth, gamma = terms.label_smoothing, terms.focal
+  target = (1 - smooth) * labels.astype(jnp.float32) + smooth / 2
+  each = _by_class(terms, logits.shape[-1]) * target * yes * jnp.exp(-gamma * no)
+  each = each + (1 - target) * no * jnp.exp(-gamma * yes)
+  wrong = ((logits > 0) != (labels > 0)).astype(jnp.float32)
   total = jnp.sum(weights)
   return {
-    "loss": (jnp.sum(nll * weights), total),
-    "accuracy": (jnp.sum(right * weights), total),
+    "loss": (jnp.sum(jnp.mean(each, -1) * weights), total),
+    "hamming_loss": (jnp.sum(jnp.mean(wrong, -1) * weights), total),
   }
+
+
+def _by_class(terms, classes):
+  """[C] float32."""
+  if terms.class_weights is None:
+    return jnp.ones(classes, jnp.float32)
+  return jnp.asarray(terms.class_weights, jnp.float32)
 
 
 def predict(network, params, batch, options):
@@ -104,56 +218,47 @@ def predict(network, params, batch, options):
 
 
 def decode(found, context):
-  """{"label", "score", "scores"} or {"number"} of one row."""
+  """What the model says of one row: {"label", "score", "scores"}, {"labels", "scores"} with
+  those above context.threshold, or {"number"}.
+  """
   logits = np.asarray(found.outputs[0]["logits"], np.float64)
   if context.label_type == "number":
     return {"number": float(logits[0])}
+  if context.label_type == "multi":
+    chosen = classification.chosen(logits, context.threshold)
+    scores = np.exp(-np.logaddexp(0, -logits))
+    return {
+      "labels": [name for name, said in zip(context.labels, chosen, strict=True) if said],
+      "scores": dict(zip(context.labels, scores.tolist(), strict=True)),
+    }
+  logits = logits / context.temperature
   scores = np.exp(logits - logits.max())
   scores /= scores.sum()
   best = int(scores.argmax())
   return {
     "label": context.labels[best],
     "score": float(scores[best]),
-    "scores": {name: float(s) for name, s in zip(context.labels, scores, strict=True)},
+    "scores": dict(zip(context.labels, scores.tolist(), strict=True)),
   }
 
 
 def metrics(found, context):
-  """Final numbers of all held-out rows, each counted once.
+  """Final numbers of all held-out rows, each counted once, by jaxsft.metrics.classification.
 
-  Pearson and Spearman are absent where a side is constant (they are undefined there).
+  The loss is the plain one: no class weights, no smoothing. `temperature`, by which one would
+  divide the logits to make their scores those of the held-out rows, is not applied to anything.
   """
   logits = np.stack([f.outputs[0]["logits"] for f in found]).astype(np.float64)
-  labels = np.array([f.examples[0]["label"] for f in found])
+  gold = np.stack([f.examples[0]["label"] for f in found])
   if context.label_type == "number":
-    numbers = _regression(logits[:, 0], labels)
+    numbers = classification.number(logits[:, 0], gold)
     return {"loss": numbers["mse"], **numbers}
-  top = logits.max(-1)
-  log_z = top + np.log(np.exp(logits - top[:, None]).sum(-1))
-  nll = log_z - np.take_along_axis(logits, labels[:, None], 1)[:, 0]
-  from sklearn import metrics as sk  # slow to import, needed only here
-
-  predicted, ids = logits.argmax(-1), list(range(len(context.labels)))
-  return {
-    "loss": float(nll.mean()),
-    "accuracy": float(np.mean(predicted == labels)),
-    "macro_f1": float(sk.f1_score(labels, predicted, average="macro", zero_division=0)),
-    "mcc": float(sk.matthews_corrcoef(labels, predicted)),
-    "confusion": sk.confusion_matrix(labels, predicted, labels=ids).tolist(),
-    "labels": list(context.labels),
-  }
-
-
-def _regression(predicted, labels):
-  """Errors and correlations, computed with scipy in float64."""
-  from scipy import stats  # slow to import, needed only here
-
-  error = predicted.astype(np.float64) - labels
-  numbers = {"mse": float(np.mean(error**2)), "mae": float(np.mean(np.abs(error)))}
-  if len(labels) > 1 and np.ptp(predicted) > 0 and np.ptp(labels) > 0:
-    numbers["pearson"] = float(stats.pearsonr(predicted, labels).statistic)
-    numbers["spearman"] = float(stats.spearmanr(predicted, labels).statistic)
-  return numbers
+  if context.label_type == "multi":
+    numbers = classification.multi(logits, gold, context.labels, context.threshold)
+    return {"loss": float(np.mean(np.logaddexp(0, logits) - gold * logits)), **numbers}
+  numbers = classification.single(logits, gold, context.labels)
+  fitted = {k: v for k, v in numbers["calibration"].items() if k == "temperature"}
+  return {"loss": numbers["calibration"]["nll"], **fitted, **numbers}
 
 
 def row_loss(one, context):
@@ -161,20 +266,32 @@ def row_loss(one, context):
   logits, label = np.float64(one.outputs[0]["logits"]), one.examples[0]["label"]
   if context.label_type == "number":
     return float((logits[0] - label) ** 2)
+  if context.label_type == "multi":
+    return float(np.mean(np.logaddexp(0, logits) - label * logits))
   return float(np.logaddexp.reduce(logits) - logits[label])
 
 
 def measured(found, context):
   """statistics.Measured of the metrics that intervals and comparisons are made of."""
-  labels = [f.examples[0]["label"] for f in found]
+  gold = np.stack([f.examples[0]["label"] for f in found])
   logits = np.stack([f.outputs[0]["logits"] for f in found]).astype(np.float64)
   if context.label_type == "number":
-    error = np.square(logits[:, 0] - labels)
-    return [statistics.mean("mse", error, "min"), statistics.pearson(logits[:, 0], labels)]
+    error = np.square(logits[:, 0] - gold)
+    return [statistics.mean("mse", error, "min"), statistics.pearson(logits[:, 0], gold)]
+  if context.label_type == "multi":
+    chosen, gold = classification.chosen(logits, context.threshold), gold > 0
+    counts = np.stack([chosen & gold, chosen, gold], 1)
+    wrong = np.mean(chosen != gold, -1)
+    return [
+      statistics.micro_f1(counts),
+      statistics.macro_f1(counts),
+      statistics.mean("subset_accuracy", wrong == 0),
+      statistics.mean("hamming_loss", wrong, "min"),
+    ]
   predicted = logits.argmax(-1)
-  counts = statistics.class_counts(predicted, labels, len(context.labels))
+  counts = statistics.class_counts(predicted, gold, len(context.labels))
   return [
-    statistics.accuracy(predicted, labels),
+    statistics.accuracy(predicted, gold),
     statistics.macro_f1(counts),
     statistics.mcc(counts),
   ]

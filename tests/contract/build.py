@@ -23,8 +23,8 @@ def job(config, mesh):
     config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
   )
   with jax.set_mesh(mesh):
-    train_step = jobs.make_train_step(config, data.task, network, tx, schedule)
-    eval_step = evaluate.make_eval_step(network, data.task, config.loss, mesh)
+    train_step = jobs.make_train_step(config, data.task, data.options, network, tx, schedule)
+    eval_step = evaluate.make_eval_step(network, data.task, data.options, mesh)
   return jobs.Job(
     config, mesh, base, data, network, frozenset(chosen), tx, schedule, train_step,
     eval_step, None, None, metric, mode,

@@ -23,7 +23,7 @@ from jaxsft.errors import JaxsftError
 from tests import tiny
 from tests.contract import build
 
-CLASSIFY, CHAT = ("bert", "classify"), ("llama", "chat")
+CLASSIFY, CHAT, MULTI = ("bert", "classify"), ("llama", "chat"), ("bert", "multi")
 ANSWER = ("bert", "answer")
 
 # key -> (look, pair, the other value, settings of both runs)
@@ -65,6 +65,7 @@ FLIPS = {
   "data.keep": ("data", CLASSIFY, "label == 'pos' or len(text) > 30", {}),
   "data.labels": ("data", CLASSIFY, ("pos", "neg"), {}),
   "data.label_type": ("data", CLASSIFY, "number", {}),
+  "data.label_separator": ("data", MULTI, ";", {}),
   "data.id": ("data", CLASSIFY, None, {}),
   "data.split": ("data", CLASSIFY, 0.4, {}),
   "data.eval_path": ("data", CLASSIFY, "DATA OF classify", {"data__split": 0.0}),
@@ -93,6 +94,8 @@ FLIPS = {
   "loss.label_smoothing": ("step", CLASSIFY, 0.1, {}),
   "loss.z_loss": ("step", CHAT, 1e-3, {}),
   "loss.chunk": ("step", CHAT, 64, {}),
+  "loss.class_weights": ("step", CLASSIFY, "balanced", {}),
+  "loss.focal": ("step", CLASSIFY, 2.0, {}),
   "optim.name": ("step", CLASSIFY, "lion", {}),
   "optim.peak_lr": ("step", CLASSIFY, 2e-2, {}),
   "optim.end_lr": ("step", CLASSIFY, 1e-3, {"optim__schedule": "linear"}),
@@ -122,6 +125,7 @@ FLIPS = {
   ),
   "evaluate.patience": ("run", CLASSIFY, 1, {"evaluate__every": 1, "steps": 6}),
   "evaluate.batch_size": ("data", CLASSIFY, 2, {}),
+  "evaluate.threshold": ("run", MULTI, 0.9, {"evaluate__every": 1}),
   "evaluate.prompts": ("run", CHAT, ("a cat",), {"evaluate__max_new_tokens": 4}),
   "evaluate.max_new_tokens": ("run", CHAT, 4, {"evaluate__max_new_tokens": 8}),
   "evaluate.sets": ("run", CLASSIFY, {"more": "DATA OF classify"}, {}),
@@ -219,7 +223,8 @@ def at_run(config, work):
       places |= {name: batch[name] for name in ("segments", "positions")}
       return {"logits": jnp.stack([jnp.sin(x), jnp.cos(x)], -1)}, places
     tilt = len(calls) * (1.0 if len(calls) in (2, 4) else -1.0)
-    return {"logits": jnp.broadcast_to(jnp.array([0.0, tilt]), (*shape, 2))}, places
+    logits = tilt * jnp.arange(3 if config.data.label_type == "multi" else 2, dtype=float)
+    return {"logits": jnp.broadcast_to(logits, (*shape, len(logits)))}, places
 
   def answers(network, params, tokenizer, prompts, **settings):
     asked.append((prompts, settings["max_new_tokens"]))

@@ -24,7 +24,8 @@ def finished(files, tmp_path_factory):
   def finish(pair, **settings):
     key = (pair, tuple(settings.items()))
     if key not in done:
-      config = tiny.config(*pair, *files(*pair), steps=STEPS, **settings)
+      own = {"evaluate__threshold": 0.3} if pair[1] == "multi" else {}
+      config = tiny.config(*pair, *files(*pair), steps=STEPS, **own, **settings)
       with pytest.MonkeyPatch.context() as patch:
         tiny.on_devices(patch, 1)
         done[key] = train.finetune(config, root / str(len(done))), config
@@ -45,7 +46,7 @@ def trained_params(run, config):
   return job, before, trainable
 
 
-@pytest.mark.parametrize("pair", tiny.PAIRS, ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE), ids=str)
 def test_every_leaf_moved(finished, pair):
   run, config = finished(pair)
   assert run.result["steps"] == STEPS and run.result["skipped"] == 0
@@ -103,7 +104,7 @@ def inputs(pair, vocab, rng):
   return tokens, segments, types
 
 
-@pytest.mark.parametrize("pair", tiny.PAIRS, ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE), ids=str)
 def test_the_export_computes_what_was_trained(finished, pair):
   run, config = finished(pair)
   job, before, trainable = trained_params(run, config)
@@ -120,7 +121,7 @@ def test_the_export_computes_what_was_trained(finished, pair):
   assert np.abs(old - ours).max() > 1e-2  # not the weights that it started from
 
 
-@pytest.mark.parametrize("pair", tiny.PAIRS, ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE), ids=str)
 def test_torch_computes_the_same(finished, oracle, pair):
   import transformers
 
@@ -140,7 +141,7 @@ def test_torch_computes_the_same(finished, oracle, pair):
   np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4)
 
 
-@pytest.mark.parametrize("pair", tiny.PAIRS, ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE), ids=str)
 def test_labels_template_and_stop_ids_are_kept(finished, pair):
   run, _ = finished(pair)
   config = json.loads((run.export / "config.json").read_text())
@@ -149,6 +150,10 @@ def test_labels_template_and_stop_ids_are_kept(finished, pair):
     assert config["id2label"] == {"0": "neg", "1": "pos"} and base.labels == ("neg", "pos")
   elif pair[1] == "number":
     assert config["problem_type"] == "regression" and base.label_type == "number"
+  elif pair[1] == "multi":
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["id2label"] == {"0": "film", "1": "pos", "2": "the"}
+    assert base.label_type == "multi" and base.threshold == 0.3
   else:
     end = base.tokenizer.convert_tokens_to_ids("<|im_end|>")
     generation = json.loads((run.export / "generation_config.json").read_text())
@@ -158,6 +163,7 @@ def test_labels_template_and_stop_ids_are_kept(finished, pair):
     assert (run.export / "chat_template.jinja").read_text() == template
   if pair[1] != "chat":
     answer = jaxsft.load(run.export).predict([{"text": "the film was good"}])[0]
-    assert (
-      answer.get("label") in ("neg", "pos") if pair[1] == "classify" else "number" in answer
-    )
+    said = {"classify": {"label", "score", "scores"}, "number": {"number"}}
+    assert set(answer) == said.get(pair[1], {"labels", "scores"})
+    if pair[1] == "multi":
+      assert answer["labels"] == [n for n, score in answer["scores"].items() if score > 0.3]

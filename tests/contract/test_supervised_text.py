@@ -7,6 +7,7 @@ from jaxsft import train
 from tests import tiny
 from tests.contract import build
 
+MULTI = [("bert", "multi")]
 TOKENS = ("inputs", "targets", "weights", "positions", "token_types")
 
 
@@ -65,7 +66,7 @@ def test_answers_and_their_ends_are_supervised(delivered, packing, train_on):
 
 
 @pytest.mark.parametrize("packing", ["pack", "none"])
-@pytest.mark.parametrize("pair", [p for p in tiny.PAIRS if p[1] != "chat"], ids=str)
+@pytest.mark.parametrize("pair", [p for p in tiny.PAIRS if p[1] != "chat"] + MULTI, ids=str)
 def test_labels_stand_at_their_texts(delivered, pair, packing):
   job, found = delivered(pair, data__packing=packing)
   assert sorted(row.id for row, *_ in found) == sorted(job.data.train.store.ids)
@@ -73,6 +74,9 @@ def test_labels_stand_at_their_texts(delivered, pair, packing):
     label = batch["labels"][place]
     if pair[1] == "number":
       assert label == row.fields["label"] and label.dtype == np.float32
+    elif pair in MULTI:
+      names = np.array(job.data.context.labels)[label > 0]
+      assert sorted(names) == sorted(row.fields["label"]) and set(label.tolist()) <= {0, 1}
     else:
       assert job.data.context.labels[label] == row.fields["label"]
     assert batch["label_weights"][place] == 1

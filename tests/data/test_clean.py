@@ -20,6 +20,7 @@ def cleaned(rows, **settings):
     "keep": None,
     "labels": None,
     "label_type": "single",
+    "separator": ",",
     "limit": None,
     "task_fields": FIELDS,
   }
@@ -130,9 +131,78 @@ def test_labels_among_names():
     refused([], "data.labels", "two or more different", error=UsageError, labels=wrong)
 
 
+def test_true_and_false_are_names_of_their_own():
+  """Which of two other names is true must not hang on their order."""
+  assert labels_of([True, False]) == ["True", "False"]
+  advice = 'data.labels={"neg": "not label", "pos": "label"}'
+  rows = [row(5, text="x", label=True)]
+  refused(rows, "f.csv:5", "unknown label 'True'", advice, labels=("neg", "pos"))
+  rules = {"neg": "not label", "pos": "label"}
+  assert labels_of([True, False], labels=rules) == ["pos", "neg"]
+
+
+def test_labels_that_look_like_ratings():
+  for value in ("1.0", 3.5, "-.5", "2.", "1.5e3"):
+    refused([row(5, text="x", label=value)], "f.csv:5", "decimal point", "'number'")
+    refused([row(5, text="x", label=value)], "decimal point", labels=("1", "2"))
+  assert labels_of(["1.0", "1.5"], labels=("1.0", "1.5")) == ["1.0", "1.5"]
+  assert labels_of(["v1.0", "1.0.1", "e", "a.b"]) == ["v1.0", "1.0.1", "e", "a.b"]
+
+
+def test_many_labels():
+  many = lambda values, **settings: labels_of(values, label_type="multi", **settings)
+  assert many([["a", "b"], [], "a, b ,c", "", "a", 3]) == [
+    ["a", "b"], [], ["a", "b", "c"], [], ["a"], ["3"]
+  ]  # fmt: skip
+  assert many(["a|b,c"], separator="|") == [["a", "b,c"]]
+  assert many([{"a": 1, "b": 0, "c": True, "d": False}]) == [["a", "c"]]
+  assert many([[0, "2"], ["pos"]], labels=("neg", "pos", "new")) == [["neg", "new"], ["pos"]]
+  assert many([[], ["only"]], labels=("only",)) == [[], ["only"]]
+  rules = {"long": "len(label) > 2", "x": "startswith(label, 'x')"}
+  assert many(["xyz", "x", "a"], labels=rules) == [["long", "x"], ["x"], []]
+  found = [row(i, text="x", label=v) for i, v in enumerate([["10"], [], "2,1"])]
+  assert clean.label_names(cleaned(found, label_type="multi").rows) == ("1", "2", "10")
+
+
+@pytest.mark.parametrize(
+  ("value", "parts"),
+  [
+    (None, ("the label is None", "[] for none", "data.keep")),
+    ([0, 1, 0], ("the label 0 stands twice in [0, 1, 0]", "{name: 0 or 1}")),
+    ("a,b,a", ("'a' stands twice",)),
+    ("a,,b", ("the label is ''",)),
+    ([["a"]], ("the label is ['a']", "expected a name")),
+    ({"a": 2}, ("expected a list of names",)),
+    ({"a": None}, ("expected a list of names",)),
+    ("1.5", ("decimal point",)),
+    (float("nan"), ("the label is nan",)),
+  ],
+)
+def test_many_labels_that_are_wrong(value, parts):
+  refused([row(5, text="x", label=value)], "f.csv:5", *parts, label_type="multi")
+
+
+def test_many_labels_among_names():
+  refused([row(5, text="x", label=["a", "d"])], "f.csv:5", "unknown label 'd'",
+          label_type="multi", labels=("a", "b"))  # fmt: skip
+  refused([], "one or more different", error=UsageError, label_type="multi", labels=())
+
+
+def test_a_text_may_be_missing_but_not_empty():
+  rows = [
+    row(1, messages=[], label="a"),
+    row(2, text=" ", label="a"),
+    row(3, text=4, label="a"),
+  ]
+  labelled = {"task_fields": ("label",)}
+  assert [r.id for r in cleaned(rows[:2], **labelled).rows] == ["r1"]
+  assert cleaned(rows[:2], **labelled).left_out == {"empty text": 1}
+  refused(rows, "f.csv:3", "'text' is 4", **labelled)
+
+
 def test_labels_from_the_rows():
-  found = cleaned([row(i, text="x", label=v) for i, v in enumerate(["b", "a", "b", 3.5])]).rows
-  assert clean.label_names(found) == ("3.5", "a", "b")
+  found = cleaned([row(i, text="x", label=v) for i, v in enumerate(["b", "a", "b", 3])]).rows
+  assert clean.label_names(found) == ("3", "a", "b")
   found = cleaned([row(i, text="x", label=v) for i, v in enumerate([10, "2", 1.0])]).rows
   assert clean.label_names(found) == ("1", "2", "10")  # by value: not "1", "10", "2"
 

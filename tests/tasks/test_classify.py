@@ -1,0 +1,390 @@
+"""Classification: losses are torch's, numbers are of every row, what is said can be read."""
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import config, labels, prepare, tasks
+from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tasks import classify
+from tests import tiny
+from tests.contract import build
+
+KEY = jax.random.key(0)
+SMOOTH = (0.0, 0.1)
+WEIGHTS = (None, (0.5, 2.0, 1.25))
+
+
+class Row(NamedTuple):
+  id: str
+  where: str
+  fields: dict[str, Any]
+
+
+def options(**settings):
+  return config.Loss(**{"class_weights": None, **settings})
+
+
+def batch_of(labels, weights):
+  return {"labels": jnp.asarray(labels), "label_weights": jnp.asarray(weights, jnp.float32)}
+
+
+def loss_of(logits, labels, weights, settings, key=KEY):
+  """(mean, gradient by the logits, sums) of the task's own loss."""
+
+  def mean(logits):
+    network = SimpleNamespace(logits=lambda params, batch, key: logits)
+    sums = classify.loss(network, None, batch_of(labels, weights), settings, key)
+    return sums["loss"][0] / sums["loss"][1], sums
+
+  (value, sums), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(logits)
+  return float(value), np.asarray(gradient), sums
+
+
+@pytest.fixture
+def drawn():
+  """logits [4,3,3] far from 0 too, labels [4,3], weights [4,3] of 0 and 1."""
+  rng = np.random.default_rng(0)
+  logits = (3 * rng.normal(size=(4, 3, 3))).astype(np.float32)
+  weights = (rng.random((4, 3)) < 0.7).astype(np.float32)
+  assert 0 < weights.sum() < 12
+  return logits, rng.integers(0, 3, (4, 3)).astype(np.int32), weights
+
+
+def same(ours, theirs, logits):
+  """A mean and its gradient beside torch's, which must not vanish."""
+  theirs.backward()
+  gradient = logits.grad.numpy()
+  assert np.abs(gradient).max() > 1e-3
+  assert ours[0] == pytest.approx(float(theirs.detach()), rel=1e-5)
+  np.testing.assert_allclose(ours[1][ours[2]], gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=["plain", "weighted"])
+@pytest.mark.parametrize("smoothing", SMOOTH)
+def test_one_label_is_torch_s_cross_entropy(oracle, drawn, smoothing, weights):
+  logits, ids, used = drawn
+  settings = options(label_smoothing=smoothing, class_weights=weights)
+  value, gradient, _ = loss_of(logits, ids, used, settings)
+  theirs = oracle.tensor(logits[used > 0], requires_grad=True)
+  weight = None if weights is None else oracle.tensor(weights)
+  found = oracle.nn.CrossEntropyLoss(weight, label_smoothing=smoothing)(
+    theirs, oracle.tensor(ids[used > 0]).long()
+  )
+  same((value, gradient, used > 0), found, theirs)
+  assert not gradient[used == 0].any()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=["plain", "weighted"])
+def test_many_labels_are_torch_s_binary_cross_entropy(oracle, drawn, weights):
+  logits, _, used = drawn
+  yes = np.random.default_rng(1).integers(0, 2, logits.shape).astype(np.int32)
+  value, gradient, sums = loss_of(logits, yes, used, options(class_weights=weights))
+  theirs = oracle.tensor(logits[used > 0], requires_grad=True)
+  weight = None if weights is None else oracle.tensor(weights)
+  found = oracle.nn.BCEWithLogitsLoss(pos_weight=weight)(
+    theirs, oracle.tensor(yes[used > 0]).float()
+  )
+  same((value, gradient, used > 0), found, theirs)
+  wrong, total = sums["hamming_loss"]
+  assert wrong / total == np.mean(((logits > 0) != (yes > 0))[used > 0])
+
+
+def test_smoothed_yes_and_no_are_torch_s_soft_targets(oracle, drawn):
+  logits, _, used = drawn
+  yes = np.random.default_rng(1).integers(0, 2, logits.shape).astype(np.int32)
+  value, gradient, _ = loss_of(logits, yes, used, options(label_smoothing=0.2))
+  theirs = oracle.tensor(logits[used > 0], requires_grad=True)
+  soft = oracle.tensor(np.where(yes[used > 0] > 0, 0.9, 0.1).astype(np.float32))
+  same((value, gradient, used > 0), oracle.nn.BCEWithLogitsLoss()(theirs, soft), theirs)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_one_label(oracle, drawn, gamma):
+  """-(1 - p)^gamma log p of the paper, with torch's own softmax and gradient."""
+  logits, ids, used = drawn
+  value, gradient, _ = loss_of(logits, ids, used, options(focal=gamma))
+  theirs = oracle.tensor(logits[used > 0], requires_grad=True)
+  gold = oracle.tensor(ids[used > 0]).long()[:, None]
+  p = oracle.softmax(theirs.double(), -1).gather(1, gold)[:, 0]
+  same((value, gradient, used > 0), (-((1 - p) ** gamma) * p.log()).mean(), theirs)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_many_labels(oracle, drawn, gamma):
+  """torchvision's sigmoid_focal_loss (alpha=-1, reduction="mean"), written out."""
+  logits, _, used = drawn
+  yes = np.random.default_rng(1).integers(0, 2, logits.shape).astype(np.int32)
+  value, gradient, _ = loss_of(logits, yes, used, options(focal=gamma))
+  theirs = oracle.tensor(logits[used > 0], requires_grad=True)
+  target = oracle.tensor(yes[used > 0]).float()
+  p = oracle.sigmoid(theirs)
+  entropy = oracle.nn.functional.binary_cross_entropy_with_logits(
+    theirs, target, reduction="none"
+  )
+  right = p * target + (1 - p) * (1 - target)
+  same((value, gradient, used > 0), (entropy * (1 - right) ** gamma).mean(), theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 2)], ids=["one", "many"])
+def test_focal_loss_of_what_is_certain_has_a_gradient(shape):
+  """(1 - p)^0.5 has an infinite slope at p = 1, where float32 arrives at a logit of 20."""
+  logits = np.array([[[60.0, -60.0]]], np.float32)
+  for gold in (0, 1):
+    ids = np.full(shape, gold, np.int32)
+    value, gradient, _ = loss_of(logits, ids, np.ones((1, 1)), options(focal=0.5))
+    assert math.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_what_belongs_to_training_is_not_measured(drawn):
+  logits, ids, used = drawn
+  plain = loss_of(logits, ids, used, options())[0]
+  for change in (
+    {"label_smoothing": 0.1},
+    {"z_loss": 1e-2},
+    {"focal": 2.0},
+    {"class_weights": (1.0, 2.0, 3.0)},
+  ):
+    settings = options(**change)
+    assert abs(loss_of(logits, ids, used, settings)[0] - plain) > 1e-3, change
+    assert loss_of(logits, ids, used, settings, key=None)[0] == plain, change
+
+
+def test_z_loss_by_hand(drawn):
+  logits, ids, used = drawn
+  weights = (0.5, 2.0, 1.25)
+  z = np.square(np.log(np.exp(logits.astype(np.float64)).sum(-1)))
+  share = used * np.array(weights)[ids]
+  for class_weights, w in ((None, used), (weights, share)):
+    settings = {"class_weights": class_weights}
+    plain = loss_of(logits, ids, used, options(**settings))[0]
+    value = loss_of(logits, ids, used, options(z_loss=0.1, **settings))[0]
+    assert value - plain == pytest.approx(0.1 * (z * w).sum() / w.sum(), rel=1e-4)
+
+
+# --- weights and thresholds --------------------------------------------------------------
+
+
+class Store(SimpleNamespace):
+  def __len__(self):
+    return len(self.values["label"])
+
+
+def test_balanced_weights_are_scikit_learn_s():
+  from sklearn.utils import class_weight
+
+  ids = [0] * 7 + [1] * 2 + [3]
+  expected = class_weight.compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=ids)
+  store = Store(values={"label": np.array(ids, np.int32)}, tokens={})
+  found = labels.class_weights("balanced", ("a", "b", "c", "d"), store)
+  assert found == pytest.approx((*expected[:2], 1.0, expected[2]))
+  targets, weights = np.array([*ids, 2, 2], np.int32), np.array([1.0] * 10 + [0.0] * 2)
+  tokens = SimpleNamespace(values={}, tokens={"targets": targets, "weights": weights})
+  assert labels.class_weights("balanced", ("a", "b", "c", "d"), tokens) == found
+  assert labels.class_weights("none", ("a", "b"), store) is None
+
+
+def test_balanced_weights_of_many_labels_are_no_over_yes():
+  yes = np.array([[1, 0, 0]] + [[0, 1, 0]] * 3, np.int32)
+  store = Store(values={"label": yes}, tokens={})
+  assert labels.class_weights("balanced", ("a", "b", "c"), store) == (3.0, 1 / 3, 1.0)
+  store = Store(values={"label": np.ones((2, 1), np.int32)}, tokens={})
+  with pytest.raises(JaxsftError, match="every training row has the label 'a'"):
+    labels.class_weights("balanced", ("a",), store)
+
+
+def test_weights_and_thresholds_by_name():
+  names = ("b", "a", "c")
+  assert labels.class_weights({"a": 2, "c": 0.5}, names, None) == (1.0, 2.0, 0.5)
+  assert labels.thresholds({"c": 0.1}, names) == (0.5, 0.5, 0.1)
+  assert labels.thresholds(0.3, names) == 0.3
+  with pytest.raises(UsageError, match=r"config.loss.class_weights: found the label 'x'"):
+    labels.class_weights({"x": 2.0}, names, None)
+  with pytest.raises(UsageError, match=r"config.evaluate.threshold: .* some of b, a, c"):
+    labels.thresholds({"x": 0.2}, names)
+
+
+# --- rows ------------------------------------------------------------------------------
+
+
+def row(**fields):
+  return Row("a", "rows.jsonl:7", fields)
+
+
+def words(**settings):
+  """A context with BERT's kind of tokenizer."""
+  usual = {"max_length": 30, "labels": ("a", "b", "c")}
+  return tasks.Context(tiny.word_tokenizer(), **{**usual, **settings})
+
+
+def letters(**settings):
+  """A context with a chat model's tokenizer and template."""
+  usual = {"max_length": 200, "labels": ("a", "b", "c")}
+  return tasks.Context(tiny.letter_tokenizer(), **{**usual, **settings})
+
+
+def test_labels_as_arrays():
+  label = lambda value, **settings: classify.label_of(row(label=value), words(**settings))
+  assert label("c") == 2 and label("c").dtype == np.int32
+  found = label(["c", "a"], label_type="multi")
+  assert found.tolist() == [[1, 0, 1]] and found.dtype == np.int32
+  assert label([], label_type="multi").tolist() == [[0, 0, 0]]
+  assert label(2.5, label_type="number") == 2.5
+  for wrong, kind in (("d", "single"), (["a", "d"], "multi")):
+    with pytest.raises(JaxsftError, match=r"rows.jsonl:7: label 'd' is unknown, .* a, b, c"):
+      label(wrong, label_type=kind)
+
+
+def turns(*contents):
+  roles = ("user", "assistant")
+  return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def test_a_conversation_is_the_template_s_text():
+  context = letters()
+  talk = turns("hi", "yes", "why")  # ends with a question: nothing to train on, much to judge
+  found = classify.encode(row(messages=talk, label="b"), context)
+  text = context.tokenizer.apply_chat_template(talk, tokenize=False)
+  example = found.examples[0]
+  assert found.text == text and found.note is None
+  assert example["inputs"].tolist() == context.tokenizer.apply_chat_template(talk)["input_ids"]
+  assert not example["token_types"].any() and example["label"] == 1
+  same = row(conversations=[{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}])
+  assert classify.encode(same, context).text.startswith("<|im_start|>user\nhi<|im_end|>")
+
+
+def test_an_encoder_s_tokenizer_frames_a_conversation():
+  template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+  context = words(chat_template=template)
+  found = classify.encode(row(messages=turns("the film", "good")), context).examples[0]
+  tokenizer = context.tokenizer
+  assert found["inputs"].tolist() == tokenizer("the film good")["input_ids"]
+  assert found["inputs"][0] == tokenizer.cls_token_id
+  context = words(chat_template=f"[CLS] {template}")  # or the template does
+  found = classify.encode(row(messages=turns("the film", "good")), context).examples[0]
+  assert found["inputs"].tolist() == tokenizer("the film good")["input_ids"][:-1]
+
+
+def test_a_long_conversation_loses_its_oldest_exchanges():
+  talk = turns("one", "first", "two", "second", "three")
+  whole = classify.encode(row(messages=talk), letters()).examples[0]["inputs"]
+  length = len(classify.encode(row(messages=talk[2:]), letters()).examples[0]["inputs"])
+  assert length < len(whole)
+
+  def cut(limit, how):
+    return classify.encode(row(messages=talk), letters(too_long=how, max_length=limit))
+
+  found = cut(length, "truncate")
+  assert found.note == "truncated" and len(found.examples[0]["inputs"]) == length
+  assert "two" in found.text and "first" not in found.text
+  assert cut(length, "drop").note == "dropped: too long" and not cut(length, "drop").examples
+  assert cut(5, "truncate").note == "dropped: too long"  # the last message has to stay
+  with pytest.raises(JaxsftError, match=rf"rows.jsonl:7: {len(whole)} tokens, the limit is 20"):
+    cut(20, "error")
+
+
+def test_rows_without_anything_to_read_are_told():
+  for fields, sentence in (
+    ({"txt": "a"}, r"no field 'text' and no conversation.*did you mean 'txt'.*data.columns"),
+    ({"messages": "hi"}, r"messages is str 'hi', expected a list"),
+    ({"messages": turns("<|im_end|>")}, r"control token '<\|im_end\|>'"),
+    ({"messages": turns("a"), "conversations": [{}]}, "expected one of them"),
+  ):
+    with pytest.raises(JaxsftError, match=rf"^rows\.jsonl:7: .*{sentence}"):
+      classify.encode(row(label="a", **fields), letters())
+
+
+# --- what is said of a row, and of all rows ----------------------------------------------
+
+
+def found_of(logits, gold=None):
+  """tasks.Found of one example each."""
+  golds = [None] * len(logits) if gold is None else gold
+  return [
+    tasks.Found(None, [{"label": g}], [{"logits": np.asarray(x, np.float32)}])
+    for x, g in zip(logits, golds, strict=True)
+  ]
+
+
+def test_scores_of_one_label():
+  one = found_of([[1.0, 3.0, 2.0]])[0]
+  said = classify.decode(one, words())
+  e = np.exp([1.0, 3.0, 2.0])
+  assert said["label"] == "b" and said["score"] == pytest.approx(e[1] / e.sum())
+  assert said["scores"] == pytest.approx(dict(zip("abc", e / e.sum(), strict=True)))
+  cooler = classify.decode(one, words(temperature=2.0))
+  assert cooler["label"] == "b" and cooler["score"] == pytest.approx(
+    math.exp(1.5) / np.exp([0.5, 1.5, 1.0]).sum()
+  )
+
+
+def test_scores_of_many_labels():
+  one = found_of([[0.1, -0.1, -800.0]])[0]
+  said = classify.decode(one, words(label_type="multi"))
+  assert said["labels"] == ["a"]
+  assert said["scores"]["a"] == pytest.approx(1 / (1 + math.exp(-0.1)))
+  assert said["scores"]["c"] == 0.0
+  both = classify.decode(one, words(label_type="multi", threshold=(0.4, 0.4, 0.4)))
+  assert both["labels"] == ["a", "b"] and both["scores"] == said["scores"]
+  assert classify.decode(one, words(label_type="multi", threshold=0.6))["labels"] == []
+
+
+def test_numbers_of_one_label():
+  logits = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 1.0]])
+  metrics = classify.metrics(found_of(logits, np.array([0, 1, 2, 2], np.int32)), words())
+  nll = [math.log(math.e**2 + 2) - 2] * 2
+  nll += [math.log(1 + math.e**3 + math.e) - 1, math.log(2 + math.e) - 1]
+  assert metrics["loss"] == pytest.approx(np.mean(nll)) and metrics["accuracy"] == 0.75
+  assert metrics["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+  assert metrics["temperature"] == metrics["calibration"]["temperature"] > 0
+  measured = {k for k, v in metrics.items() if isinstance(v, float)} - {"temperature"}
+  assert measured == set(classify.METRICS["single"])
+
+
+def test_numbers_of_many_labels():
+  logits = np.array([[2.0, -1.0, 0.5], [-2.0, 1.0, -0.5]])
+  gold = np.array([[1, 0, 0], [0, 1, 0]], np.int32)
+  context = words(label_type="multi")
+  metrics = classify.metrics(found_of(logits, gold), context)
+  sign = np.where(gold > 0, 1, -1)
+  assert metrics["loss"] == pytest.approx(np.mean(np.log(1 + np.exp(-sign * logits))))
+  assert metrics["hamming_loss"] == pytest.approx(1 / 6)
+  assert {k for k, v in metrics.items() if isinstance(v, float)} == set(
+    classify.METRICS["multi"]
+  )
+  strict = words(label_type="multi", threshold=(0.5, 0.5, 0.7))
+  assert classify.metrics(found_of(logits, gold), strict)["hamming_loss"] == 0
+
+
+def test_numbers_of_a_number():
+  context = words(label_type="number", labels=("number",))
+  gold = np.array([1.0, 2.0, 4.0], np.float32)
+  metrics = classify.metrics(found_of([[1.5], [2.0], [3.0]], gold), context)
+  assert metrics["loss"] == metrics["mse"] == pytest.approx(1.25 / 3)
+  assert {k for k, v in metrics.items() if isinstance(v, float)} == set(
+    classify.METRICS["number"]
+  )
+
+
+def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
+  monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path / "cache"))
+  model = tiny.checkpoint(tmp_path / "model", "bert")
+  weights = {"classify": {"neg": 3.0}, "multi": "balanced"}
+  for kind, expected in (
+    ("classify", ("labels: neg", "→ pos", "class weights: neg 3, pos 1")),
+    ("multi", ("(none)", "→ pos, the", "class weights: film 3.")),
+  ):
+    rows = tiny.rows(tmp_path / f"{kind}.jsonl", kind)
+    made = tiny.config("bert", kind, model, rows, loss__class_weights=weights[kind])
+    job = build.job(made, tiny.devices(1))
+    data = job.data
+    lines = "\n".join(
+      prepare.report(data, job.network.shapes(), job.chosen, job.schedule).lines()
+    )
+    for part in expected:
+      assert part in lines, lines
