@@ -101,7 +101,7 @@ def score(experiment, held_out, said, labels):
 def said_by_jaxsft(experiment, directory):
   """Answers to the held-out rows, from what the run has left."""
   lines = (directory / "evaluation/predictions.jsonl").read_text().splitlines()
-  key = {"tag": "tags", "answer": "text", "seq2seq": "text"}.get(experiment.task)
+  key = {"tag": "tags", "answer": "answer", "seq2seq": "text"}.get(experiment.task)
   key = key or ("number" if experiment.score == "pearson" else "label")
   return [json.loads(line)[key] for line in lines]
 

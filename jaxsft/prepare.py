@@ -164,8 +164,8 @@ def report(prepared, shapes, chosen, schedule):
     samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
   return audit.audit(
     rows,
-    _described(train, prepared.context),
-    None if held_out is None else _described(held_out, prepared.context),
+    _described(train, prepared),
+    None if held_out is None else _described(held_out, prepared),
     _with_notes(plan.summary(), prepared.context),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
@@ -182,8 +182,9 @@ def _with_notes(summary, context):
   return summary | {"notes": (*summary.get("notes", ()), note)}
 
 
-def _described(part, context):
+def _described(part, prepared):
   """audit.Examples of one part."""
+  task, context = prepared.task, prepared.context
   notes = part.counts["notes"]
   values, counted, unit = part.store.values, {}, "tokens"
   if "label" in values:
@@ -196,8 +197,11 @@ def _described(part, context):
   if "start" in values:  # windows: their first token stands for no answer
     none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
     counted = {"answer": len(part.store) - none, "no answer": none}
-  content = (*forms.FIELDS, "text_pair", "question", "context")
+  content = (*forms.FIELDS, "text_pair", "question", "context", "source", "target", "tokens")
   texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
+  written = {}
+  if task.HEAD == "lm" and not task.SOURCE:
+    written = dict(collections.Counter(forms.form(row.fields) for row in part.rows))
   return audit.Examples(
     ids=part.store.ids,
     lengths=part.store.lengths,
@@ -206,6 +210,7 @@ def _described(part, context):
     unit=unit,
     rows=len(np.unique(values["row"])),
     labels=counted,
+    forms=written,
     dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
     truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},
   )

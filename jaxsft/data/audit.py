@@ -41,6 +41,8 @@ class Examples:
   """To find duplicates by; () does not look."""
   labels: dict[str, int] = field(default_factory=dict)
   """Label -> examples."""
+  forms: dict[str, int] = field(default_factory=dict)
+  """How conversations are written -> rows."""
   dropped: dict[str, int] = field(default_factory=dict)
   """Reason -> examples that the encoder left out."""
   truncated: dict[str, int] = field(default_factory=dict)
@@ -178,6 +180,7 @@ def _describe(examples: Examples) -> dict:
     "supervised_share": supervised / tokens,
     "unit": examples.unit,
     "labels": dict(examples.labels),
+    "forms": dict(examples.forms),
     "dropped": dict(examples.dropped),
     "truncated": dict(examples.truncated),
   }
@@ -261,6 +264,9 @@ def _set_lines(name: str, found: dict) -> list[str]:
     text = ", ".join(f"{label} {n:,} ({n / total:.1%})" for label, n in counts[:20])
     more = f", and {len(counts) - 20} more labels" if len(counts) > 20 else ""
     lines.append(f"           labels: {text}{more}")
+  if found["forms"]:
+    text = ", ".join(f"{n:,} {form}" for form, n in Counter(found["forms"]).most_common())
+    lines.append(f"           written as: {text}")
   for what in ("dropped", "truncated"):
     for why, n in found[what].items():
       text = why if why.startswith(what) else f"{what}: {why}"

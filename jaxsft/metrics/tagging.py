@@ -52,8 +52,8 @@ def scheme_of(sequences: Sequence[Sequence[str]]) -> str:
 
   Judged by the prefixes that occur. With B and I alone it is IOB1 if more entities start with I
   than with a B for which IOB1 would write I (CoNLL-2003 has a few), else IOB2. A set in which
-  no tag has a prefix and a type is "plain", unless it is made of bare prefixes with B or S among
-  them. Raises JaxsftError where some tags have a prefix and a type and others fit no scheme.
+  no tag has a prefix and a type is "plain", unless it is made of bare prefixes with B or S in
+  it. Raises JaxsftError where some tags have a prefix and a type and others fit no scheme.
   """
   tags = sorted({tag for sequence in _sequences(sequences) for tag in sequence})
   if not tags:

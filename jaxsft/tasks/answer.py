@@ -16,6 +16,7 @@ from jaxsft import tasks
 from jaxsft.data import squad
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import answers as scoring
+from jaxsft.metrics import statistics
 
 FIELDS = ("question", "context", "answers")
 GOLD = ("answers", "impossible")
@@ -327,3 +328,17 @@ def _nll(example, output):
   top = logits.max(0)
   log_z = top + np.log(np.exp(logits - top).sum(0))
   return np.mean(log_z - logits[[example["start"], example["end"]], [0, 1]])
+
+
+def row_loss(one, context):
+  """Mean loss of the row's windows."""
+  return float(np.mean([_nll(*pair) for pair in zip(one.examples, one.outputs, strict=True)]))
+
+
+def measured(found, context):
+  """statistics.Measured of the official F1 and EM, from 0 to 100."""
+  gold = [[a["text"] for a in squad.question(f.row.fields)["answers"]] for f in found]
+  said = [decode(one, context)["answer"] for one in found]
+  version = "1.1" if context.null_threshold is None else "2.0"
+  rows = scoring.rows(said, gold, version)
+  return [statistics.mean(name, rows[name], scale=100.0) for name in ("f1", "exact_match")]

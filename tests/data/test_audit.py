@@ -46,7 +46,7 @@ def test_the_report_in_full():
   labels = {"neg": 3, "pos": 1}
   found = report(
     examples(labels=labels, dropped={"too long": 0}, truncated={"cut to 12": 1}),
-    held(),
+    held(forms={"messages": 1, "alpaca": 1200}),
     rates={"start": 0.0, "peak": 2e-5, "end": 0},
     leaves=leaves,
     samples=[audit.mark("user: hi\nbot: yes", [(14, 17)])],
@@ -61,6 +61,7 @@ def test_the_report_in_full():
     "neg 3 (75.0%), pos 1 (25.0%)",
     "1 truncated: cut to 12",
     "held out   2 examples, 13 tokens",
+    "written as: 1,200 alpaca, 1 messages",
     "4 updates over 2 epochs, 60 tokens",
     "of the places filled",
     "one compilation each",
