@@ -2,6 +2,8 @@
 often they occur, and what goes by them.
 """
 
+import dataclasses
+
 import numpy as np
 
 from jaxsft.data import clean
@@ -106,7 +108,7 @@ def class_weights(setting, names, store):
   if setting == "none":
     return None
   if setting != "balanced":
-    return _by_label(setting, names, 1.0, "loss.class_weights")
+    return _by_label(setting, names, 1.0, "config.loss.class_weights")
   found = counts(store, len(names)).astype(np.float64)
   here = np.maximum(found, 1)
   label = store.values.get("label")
@@ -122,16 +124,45 @@ def class_weights(setting, names, store):
   return tuple(np.where(found > 0, weights, 1.0).tolist())
 
 
-def thresholds(setting, names):
-  """config.evaluate.threshold as one number, or one a label in the order of `names`."""
+def thresholds(setting, names, key="config.evaluate.threshold"):
+  """A threshold as one number, or one a label in the order of `names`."""
   if isinstance(setting, dict):
-    return _by_label(setting, names, 0.5, "evaluate.threshold")
+    return _by_label(setting, names, 0.5, key)
   return setting
+
+
+def scoring(context, temperature=1.0, threshold=None):
+  """The tasks.Context by which `decode` makes scores and decides.
+
+  temperature: of the scores of one label; threshold: of many labels, a number or {label:
+  number}, None: the context's own. Raises UsageError for what has no meaning or no effect.
+  """
+  if not 0 < temperature < np.inf:
+    raise UsageError(f"temperature is {temperature}, expected a number above 0")
+  if temperature != 1 and (context.label_type != "single" or not context.labels):
+    raise UsageError(
+      f"temperature is {temperature}, but the model does not choose one of several labels, "
+      "whose scores it would change; leave it at 1"
+    )
+  if threshold is None:
+    return dataclasses.replace(context, temperature=temperature)
+  if context.label_type != "multi":
+    raise UsageError(
+      f"threshold is {threshold}, but the model does not give many labels; leave it out"
+    )
+  if isinstance(threshold, dict):
+    own = context.threshold
+    every = own if isinstance(own, tuple) else (own,) * len(context.labels)
+    threshold = dict(zip(context.labels, every, strict=True)) | threshold
+  found = thresholds(threshold, context.labels, "threshold")
+  if not all(0 < one < 1 for one in (found if isinstance(found, tuple) else (found,))):
+    raise UsageError(f"threshold is {threshold}, expected above 0 and below 1")
+  return dataclasses.replace(context, temperature=temperature, threshold=found)
 
 
 def _by_label(setting, names, usual, key):
   if unknown := [name for name in setting if name not in names]:
     raise UsageError(
-      f"config.{key}: found the label {unknown[0]!r}, expected some of {', '.join(names)}"
+      f"{key}: found the label {unknown[0]!r}, expected some of {', '.join(names)}"
     )
   return tuple(float(setting.get(name, usual)) for name in names)

@@ -2,12 +2,14 @@
 
   python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
                            [--columns='{"text": "review"}'] [--batch_size=64]
-                           [--config=configs/x.py]
+                           [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
 
 Reads what training reads: --config says how (format, columns, encoding, …), else the file's
 suffix does. Writes one row for each, in their order: its id, its fields, and what the model
 says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
-way, the same command goes on.
+way, the same command goes on. --temperature divides the logits of classes before they become
+scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
+above which score a label is given where a row may have many.
 """
 
 import dataclasses
@@ -23,7 +25,8 @@ from jaxsft import (
   command,
   config_values,
   evaluate,
-  generate,
+  generate_ids,
+  labels,
   prepare,
   pretrained,
   row_file,
@@ -39,11 +42,14 @@ from jaxsft.errors import JaxsftError, UsageError
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
 
-def predict(model, rows, batch_size=64):
+def predict(model, rows, batch_size=64, temperature=1.0, threshold=None):
   """What the task decodes for each of `rows` (dicts with the task's fields), in their order.
 
-  Raises JaxsftError for a row without text, and for models that generate.
+  temperature, threshold: see labels.scoring. Raises JaxsftError for a row without text, and for
+  models that generate.
   """
+  context = labels.scoring(model.context, temperature, threshold)
+  model = dataclasses.replace(model, context=context)
   named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
   answer = predictor(model, batch_size)
   return [said for block in _blocks(named) for said in answer(block)]
@@ -65,6 +71,12 @@ def predictor(model, batch_size):
   def answer(rows):
     unlabelled = [_unlabelled(row, task) for row in rows]
     examples = prepare.examples(unlabelled, task, model.context, store.in_memory)
+    if left_out := examples.counts["dropped"]:
+      where = next(row.where for row in rows if row.id == left_out[0])
+      raise JaxsftError(
+        f"{where}: is too long for the model's {model.context.max_length} tokens and cannot be "
+        "cut; shorten or leave out the row"
+      )
     plan = _plan(examples.store.lengths, batch_size, model.base.limit, mesh)
     found = evaluate.measure(eval_step, params, examples, plan, mesh)
     return [task.decode(one, model.context) for one in found]
@@ -109,7 +121,7 @@ def _plan(lengths, batch_size, limit, mesh):
     max_length=int(lengths.max()),
     row_multiple=sharding.row_shards(mesh),
   )
-  up = lambda n: generate.bucket(n) if n > 1 else 1
+  up = lambda n: generate_ids.bucket(n) if n > 1 else 1
   return dataclasses.replace(
     plan,
     row_length=max(plan.row_length, min(up(plan.row_length), limit)),
@@ -143,14 +155,21 @@ def _rows(flags, config):
 
 def main(argv):
   flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
-  config, flags = command.parse(argv, flags | {"sha256": None}, needs_config=False)
+  flags |= {"sha256": None, "temperature": 1.0, "threshold": None}
+  config, flags = command.parse(argv, flags, needs_config=False)
   start.quiet()
   if flags["batch_size"] < 1:
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
+  threshold, kind = flags["threshold"], float | dict[str, float]
+  if threshold is not None:
+    threshold = config_values.parse(threshold, kind, "--threshold")
+    config_values.check(threshold, kind, "--threshold")
   rows, named = _rows(flags, config)
   model = pretrained.load(flags["model"], flags["sha256"])
+  context = labels.scoring(model.context, flags["temperature"], threshold)
+  model = dataclasses.replace(model, context=context)
   answer = predictor(model, flags["batch_size"])
-  seen = hashlib.sha256(named.encode())
+  seen = hashlib.sha256(f"{named} {context.temperature} {context.threshold}".encode())
   seen.update(model.base.identity().encode())
   out = row_file.RowFile(flags["out"], seen.hexdigest())
   try:

@@ -282,11 +282,14 @@ class Model:
     logits = np.asarray(_logits(self.network, self.params, batch), np.float32)
     return logits[:, 0] if self.network.head.kind == "sequence" else logits
 
-  def predict(self, rows):
-    """What the task decodes for each of `rows`, e.g. [{"text": "…"}]: labels with scores."""
+  def predict(self, rows, **settings):
+    """What the task decodes for each of `rows`, e.g. [{"text": "…"}]: labels with scores.
+
+    settings: batch_size, temperature, threshold of predict.predict.
+    """
     from jaxsft import predict
 
-    return predict.predict(self, rows)
+    return predict.predict(self, rows, **settings)
 
   def generate(self, prompt, max_new_tokens=None, **settings):
     """The answer to a prompt or to a list of messages; see jaxsft.generate.

@@ -1,5 +1,6 @@
 """Classification: losses are torch's, numbers are of every row, what is said can be read."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsft
 from jaxsft import config, labels, prepare, tasks
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import classify
@@ -388,3 +390,35 @@ def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
     )
     for part in expected:
       assert part in lines, lines
+
+
+def test_how_scores_are_made_can_be_said_to_predict(tmp_path):
+  one = jaxsft.load(tiny.checkpoint(tmp_path / "one", "bert", labels=("a", "b", "c")))
+  rows = [{"text": "the film was good"}, {"text": "a dull cast", "label": "unknown"}]
+  plain, cool = one.predict(rows), one.predict(rows, temperature=3.0)
+  for ours, theirs in zip(plain, cool, strict=True):
+    logits = np.log(list(ours["scores"].values())) / 3
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert list(theirs["scores"].values()) == pytest.approx(expected, rel=1e-5)
+  with pytest.raises(UsageError, match=r"threshold is 0.3, but the model does not give many"):
+    one.predict(rows, threshold=0.3)
+  many = dataclasses.replace(one, context=dataclasses.replace(one.context, label_type="multi"))
+  low = many.predict(rows, threshold={"a": 1e-6})
+  assert all("a" in said["labels"] for said in low)
+  assert [s["labels"] for s in many.predict(rows, threshold=1e-6)] == [["a", "b", "c"]] * 2
+  for wrong in ({"temperature": 2.0}, {"temperature": 0.0}, {"threshold": 1.0}):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+      many.predict(rows, **wrong)
+
+
+def test_a_conversation_is_classified(tmp_path):
+  model = jaxsft.load(tiny.checkpoint(tmp_path / "llama", "llama", labels=("a", "b")))
+  talk = turns("hi", "yes", "why")
+  said = model.predict([{"messages": talk}, {"text": "hi"}])
+  ids = model.tokenizer.apply_chat_template(talk)["input_ids"]
+  logits = model.logits(np.array([ids], np.int32))[0].astype(np.float64)
+  expected = np.exp(logits) / np.exp(logits).sum()
+  assert list(said[0]["scores"].values()) == pytest.approx(expected, abs=1e-5)
+  assert said[0]["scores"] != said[1]["scores"]
+  with pytest.raises(JaxsftError, match="row 0: is too long for the model's 512 tokens"):
+    model.predict([{"messages": turns("a" * 600)}, {"text": "hi"}])
