@@ -5,7 +5,8 @@
                            [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
 
 Reads what training reads: --config says how (format, columns, encoding, …), else the file's
-suffix does. Writes one row for each, in their order: its id, its fields, and what the model
+suffix does. Lengths, windows and what is answered "" are the config's too, where its task is
+the model's. Writes one row for each, in their order: its id, its fields, and what the model
 says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
 way, the same command goes on. --temperature divides the logits of classes before they become
 scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
@@ -153,6 +154,14 @@ def _rows(flags, config):
   return itertools.chain([first], rows), json.dumps([files, settings], sort_keys=True)
 
 
+def _as_config_says(model, config):
+  """The model with a config's lengths and windows, and its threshold of no answer."""
+  found = prepare.make_context(config, model.base, model.context.labels)
+  names = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
+  own = {name: getattr(found, name) for name in names}
+  return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))
+
+
 def main(argv):
   flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
   flags |= {"sha256": None, "temperature": 1.0, "threshold": None}
@@ -166,10 +175,13 @@ def main(argv):
     config_values.check(threshold, kind, "--threshold")
   rows, named = _rows(flags, config)
   model = pretrained.load(flags["model"], flags["sha256"])
+  if config is not None and config.task == model.base.task:
+    model = _as_config_says(model, config)
   context = labels.scoring(model.context, flags["temperature"], threshold)
   model = dataclasses.replace(model, context=context)
   answer = predictor(model, flags["batch_size"])
-  seen = hashlib.sha256(f"{named} {context.temperature} {context.threshold}".encode())
+  seen = hashlib.sha256(named.encode())
+  seen.update(repr(dataclasses.replace(context, tokenizer=None)).encode())
   seen.update(model.base.identity().encode())
   out = row_file.RowFile(flags["out"], seen.hexdigest())
   try:

@@ -79,10 +79,8 @@ CHATS = (
 # (family, task), and data.label_type where it is not "single"
 PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
 SPANS = (("bert", "answer"), ("llama", "answer"))
-WINDOWS = {
-  "bert": (32, 8),
-  "llama": (144, 24),
-}  # tokens (words, letters), and how many are shared
+# tokens (words, letters) of a window, and how many are shared
+WINDOWS = {"bert": (32, 8), "llama": (144, 24)}
 MORE = (("bert", "multi"),)  # met in fewer layouts, to be quick
 
 

@@ -296,17 +296,36 @@ def metrics(found, context):
   With context.null_threshold those of SQuAD 2.0: also for the questions with an answer and
   without, and the best that any threshold reaches, with that threshold, chosen on these rows.
   """
+  texts, said, odds, gold = _answers(found, context)
+  losses = [row_loss(one, context) for one in found]
+  counts = [len(one.examples) for one in found]
+  loss = {"loss": float(np.average(losses, weights=counts))}
+  if context.null_threshold is None:
+    return loss | scoring.scores(said, gold, version="1.1")
+  return loss | scoring.scores(said, gold) | _best(texts, gold, odds)
+
+
+def row_loss(one, context):
+  """Mean loss of the windows of one row."""
+  return float(np.mean([_nll(*pair) for pair in zip(one.examples, one.outputs, strict=True)]))
+
+
+def measured(found, context):
+  """statistics.Measured of the metrics that intervals and comparisons are made of."""
+  _, said, _, gold = _answers(found, context)
+  numbers = scoring.rows(said, gold, "1.1" if context.null_threshold is None else "2.0")
+  return [statistics.mean(name, numbers[name], scale=100) for name in ("f1", "exact_match")]
+
+
+def _answers(found, context):
+  """(best answers, what is said of them or "", odds of no answer [n], gold answers) of rows."""
   gold = [[a["text"] for a in squad.question(f.row.fields)["answers"]] for f in found]
   ranked = [ranking(one, context) for one in found]
   texts = [answers[0].text for answers, _ in ranked]
-  pairs = [pair for one in found for pair in zip(one.examples, one.outputs, strict=True)]
-  loss = float(np.mean([_nll(*pair) for pair in pairs]))
-  if context.null_threshold is None:
-    return {"loss": loss} | scoring.scores(texts, gold, version="1.1")
   odds = np.array([null - answers[0].logit for answers, null in ranked])
-  given = odds <= context.null_threshold
-  said = [text if it else "" for text, it in zip(texts, given, strict=True)]
-  return {"loss": loss} | scoring.scores(said, gold) | _best(texts, gold, odds)
+  limit = np.inf if context.null_threshold is None else context.null_threshold
+  said = [text if one <= limit else "" for text, one in zip(texts, odds, strict=True)]
+  return texts, said, odds, gold
 
 
 def _best(texts, gold, odds):
@@ -328,17 +347,3 @@ def _nll(example, output):
   top = logits.max(0)
   log_z = top + np.log(np.exp(logits - top).sum(0))
   return np.mean(log_z - logits[[example["start"], example["end"]], [0, 1]])
-
-
-def row_loss(one, context):
-  """Mean loss of the row's windows."""
-  return float(np.mean([_nll(*pair) for pair in zip(one.examples, one.outputs, strict=True)]))
-
-
-def measured(found, context):
-  """statistics.Measured of the official F1 and EM, from 0 to 100."""
-  gold = [[a["text"] for a in squad.question(f.row.fields)["answers"]] for f in found]
-  said = [decode(one, context)["answer"] for one in found]
-  version = "1.1" if context.null_threshold is None else "2.0"
-  rows = scoring.rows(said, gold, version)
-  return [statistics.mean(name, rows[name], scale=100.0) for name in ("f1", "exact_match")]

@@ -19,7 +19,7 @@ LAYOUTS = {
   "all axes": (2, "pack", 8, 2, 2),
 }
 PLAIN = [(pair, name) for pair in tiny.PAIRS[::2] for name in LAYOUTS]
-PLAIN += [(pair, "all axes") for pair in (*tiny.PAIRS[1::2], *tiny.MORE)]
+PLAIN += [(pair, "all axes") for pair in (*tiny.PAIRS[1::2], *tiny.MORE, tiny.SPANS[0])]
 MORE = {
   "data": (1, "pack", 8, 1, 1),
   "fsdp, tensor": (1, "none", 8, 4, 2),
@@ -95,7 +95,7 @@ def test_layouts_of_the_same_examples(outcome, pair, layout):
 
 @pytest.mark.full
 @pytest.mark.parametrize("layout", [*LAYOUTS, *MORE])
-@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE), ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE, *tiny.SPANS), ids=str)
 def test_all_layouts(outcome, pair, layout):
   equal(outcome(pair, (LAYOUTS | MORE)[layout]), outcome(pair, REFERENCE))
 

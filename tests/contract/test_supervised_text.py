@@ -14,10 +14,11 @@ TOKENS = ("inputs", "targets", "weights", "positions", "token_types")
 def segments(job, batch):
   """(row of data, its micro-batch as [T] arrays, place) for every example of a device batch."""
   by_id = {row.id: row for row in job.data.train.rows}
+  row_of = lambda example: by_id[job.data.train.store.ids[example].partition("#")[0]]  # windows
   ids = np.asarray(batch["example_ids"])
   for at in np.argwhere(ids >= 0):
     a, r, m = map(int, at)
-    row = by_id[job.data.train.store.ids[ids[a, r, m]]]
+    row = row_of(ids[a, r, m])
     inside = np.asarray(batch["segments"])[a, r] == m + 1
     tokens = {k: batch[k][a, r][inside] for k in TOKENS if k in batch}
     yield row, tokens, (a, r, m)
@@ -84,3 +85,24 @@ def test_labels_stand_at_their_texts(delivered, pair, packing):
     assert said == row.fields["text"]
   for _, _, _, batch in found:
     assert batch["label_weights"][batch["example_ids"] < 0].sum() == 0
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("pair", tiny.SPANS, ids=str)
+def test_answers_stand_at_their_tokens(delivered, pair, packing):
+  """The first answer of a row, in windows that show all of it; in others the first token."""
+  job, found = delivered(pair, data__packing=packing)
+  ids, tokenizer = {row.id for row in job.data.train.rows}, job.base.tokenizer
+  assert {row.id for row, *_ in found} == ids and len(found) > len(ids)
+  silent = 0
+  for row, tokens, place, batch in found:
+    start, end = int(batch["starts"][place]), int(batch["ends"][place])
+    assert batch["label_weights"][place] == 1
+    if start == end == 0:
+      silent += 1
+      continue
+    said = tokenizer.decode(tokens["inputs"][start : end + 1])
+    assert said.split() == row.fields["answers"][0]["text"].split()
+  learnt = [row for row, _, place, batch in found if batch["starts"][place]]
+  answered = {row.id for row in job.data.train.rows if row.fields["answers"]}
+  assert {row.id for row in learnt} == answered and silent > len(ids) - len(answered)

@@ -1,11 +1,19 @@
-"""Tokenizers that place their tokens differently in a text, and pair texts differently."""
+"""Questions for tests: tokenizers that place tokens and pair texts differently, and rows."""
 
 import functools
 
+import numpy as np
 import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from jaxsft import tasks
+from jaxsft.data.read import Row
+from jaxsft.tasks import answer
+
+ASKED = "who was it"
+PASSAGE = "In  1066 the Normans, led by William, took\tHastings"
+LONG = " ".join(f"w{i}" for i in range(40))
 WORDS = ("in", "the", "normans", "who", "was", "it", "took", "red", "hill", "oak", "and", "a")
 CHINESE = "北京是中国的首"
 STOP = "\N{IDEOGRAPHIC FULL STOP}"
@@ -88,3 +96,35 @@ def make(name):
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=backend, clean_up_tokenization_spaces=False, **text
   )
+
+
+NAMES = tuple(MAKE)
+
+
+def row(passage, *answers, question=ASKED, **fields):
+  """A row whose answers are pieces of the context or (piece, first character)."""
+  made = []
+  for one in answers:
+    text, start = one if isinstance(one, tuple) else (one, passage.index(one))
+    made.append({"text": text, "start": start})
+  fields = {"question": question, "context": passage, "answers": made, **fields}
+  return Row("a", "squad.json:a", fields)
+
+
+def context(name="wordpiece", max_length=1000, **settings):
+  return tasks.Context(make(name), max_length, **settings)
+
+
+def sure(encoded, height=9.0):
+  """Outputs of a model that is sure of what it was taught."""
+  outputs = []
+  for example in encoded.examples:
+    logits = np.zeros((len(example["inputs"]), 2), np.float32)
+    logits[example["start"], 0] = logits[example["end"], 1] = height
+    outputs.append({"logits": logits})
+  return outputs
+
+
+def found(given, place, outputs=None):
+  encoded = answer.encode(given, place)
+  return tasks.Found(given, list(encoded.examples), outputs or sure(encoded))
