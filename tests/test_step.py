@@ -46,13 +46,21 @@ def make_batch(accumulate, weights=None, n=12):
 
 
 def build(
-  params=PARAMS, frozen=None, *, lr=0.1, penalty=("none", 0.0), clip=0.0, wd=0.0, loss=loss
+  params=PARAMS,
+  frozen=None,
+  *,
+  lr=0.1,
+  penalty=("none", 0.0),
+  clip=0.0,
+  wd=0.0,
+  loss=loss,
+  schedule=None,
 ):
   tx = optim.make_transformation(
     "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=wd, params=params
   )
   settings = {"peak_lr": lr, "end_lr": 0, "warmup": 0, "decay": 1, "total": 100}
-  schedule = optim.make_schedule("constant", **settings)
+  schedule = schedule or optim.make_schedule("constant", **settings)
   run = jax.jit(
     partial(
       step.train_step, loss=loss, tx=tx, schedule=schedule, penalty=penalty, clip=clip, seed=0
@@ -159,6 +167,17 @@ def test_what_is_auxiliary_is_minimised_too_and_shown_apart():
   np.testing.assert_allclose(metrics["loss"] + metrics["auxiliary"], value, rtol=1e-6)
   norm = jnp.sqrt(optim.squared_norm(gradient))
   np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+
+
+def test_the_rate_is_that_of_the_update():
+  """Adam's first steps are as long as the rate: update 0 has that of 0, and shows it."""
+  run, state = build(schedule=lambda step: 0.1 * (step + 1))
+  for expected in (0.1, 0.2):
+    before = state.trainable
+    state, metrics = run(state, make_batch(1))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.trainable, before)
+    np.testing.assert_allclose(metrics["lr"], expected, rtol=1e-6)
+    np.testing.assert_allclose(max(jax.tree.leaves(moved)), expected, rtol=1e-2)
 
 
 def test_noise_is_of_the_update_and_the_micro_batch():
