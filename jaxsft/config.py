@@ -97,13 +97,23 @@ class Data:
   max_length: int | Literal["auto"] = "auto"
   """Longest example in tokens; auto: the longest found, up to the model's limit."""
   too_long: Literal["error", "drop", "truncate"] = "error"
-  """What happens to longer examples; drops and cuts are counted and shown. Chat is never cut
-  inside an answer: `truncate` removes the oldest turns; plain text loses its end."""
+  """What happens to longer examples; drops and cuts are counted and shown. Answers are never
+  cut: `truncate` removes the oldest turns of a chat; plain text and the source of seq2seq lose
+  their end."""
   stride: int = 128
   """answer: tokens that neighbouring windows of a context longer than max_length share."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
   """Several examples a row, kept apart by segments (auto); rows of similar length; or one
   example a row, padded to the longest of the batch."""
+  instruction: str | None = None
+  """seq2seq: text before every source, such as "translate English to German: "; None: what the
+  checkpoint was trained with (`prefix` in its config.json), if anything."""
+  languages: tuple[str, ...] | None = None
+  """seq2seq: codes of the source's and the target's language, such as ("en_XX", "de_DE"), where
+  the tokenizer writes one into every text (mBART)."""
+  max_target_length: int | Literal["auto"] = "auto"
+  """seq2seq: longest target in tokens, as `max_length` is for sources; longer ones are never
+  cut but left out and counted, or an error, by `too_long`."""
   train_on: Literal["all", "last"] = "all"
   """chat: supervise every assistant turn, or the last one only."""
   chat_template: str | None = None
@@ -215,9 +225,24 @@ class Evaluate:
   """label_type="multi": probability above which a label is given, or {label: probability},
   0.5 for those left out; kept in the export."""
   prompts: tuple[str, ...] = ()
-  """chat: prompts answered before and after training; () takes three held-out rows."""
+  """chat, seq2seq: answered before and after training; () takes three held-out rows."""
+  generate: int = 0
+  """chat, seq2seq: held-out rows that are answered and scored, chosen by a hash of their ids;
+  -1: all, 0: none."""
+  generate_every: int | None = None
+  """Updates between evaluations that generate answers, a multiple of `every`; None: all do. The
+  best parameters are always scored at the end."""
+  text_metrics: tuple[str, ...] | None = None
+  """Scores of generated answers, of metrics.text; None: the task's own (seq2seq: bleu, chrf,
+  rougeL, exact_match; chat: exact_match)."""
+  bleu_tokenizer: Literal["13a", "intl", "zh", "ja", "ko", "char", "none"] = "13a"
+  """sacrebleu's; Chinese, Japanese and Korean need theirs."""
+  num_beams: int = 1
+  """Beams of the search for answers; 1: the likeliest token each time."""
+  length_penalty: float = 1.0
+  """num_beams > 1: scores are divided by length**length_penalty; more favours long answers."""
   max_new_tokens: int = 64
-  """Length limit of those answers."""
+  """Length limit of an answer, those to `prompts` too."""
   max_answer_length: int = 30
   """answer: tokens of the longest piece of the context that is taken for an answer."""
   n_best: int = 20
@@ -261,7 +286,7 @@ class Log:
 class Config:
   """One experiment."""
 
-  task: Literal["answer", "classify", "chat"] = "classify"
+  task: Literal["answer", "chat", "classify", "seq2seq"] = "classify"
   """What the rows mean: one file in jaxsft/tasks."""
   seed: int = 0
   """Seeds the data order, new heads and dropout."""

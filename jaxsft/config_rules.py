@@ -2,12 +2,16 @@
 
 import math
 
+from jaxsft.metrics import text
+
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
+WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
 
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  for group in (_counts, _paths, _batches, _data, _labels, _training, _update, _mesh):
+  groups = (_counts, _paths, _batches, _data, _labels, _training, _answers, _update, _mesh)
+  for group in groups:
     yield from group(c)
 
 
@@ -84,7 +88,7 @@ def _data(c):
     f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
   )
   yield (
-    c.task in ("answer", "chat") and (d.labels is not None or d.label_type != "single"),
+    c.task in ("answer", *WRITE) and (d.labels is not None or d.label_type != "single"),
     f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
   )
   yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
@@ -98,6 +102,22 @@ def _data(c):
     "config.data.too_long: task='answer' cuts nothing, it reads long contexts in windows; set "
     "'error' or 'drop' for questions that leave no room for a context",
   )
+  yield (
+    isinstance(d.max_target_length, int) and d.max_target_length < 1,
+    f"config.data.max_target_length: found {d.max_target_length}, expected at least 1 token",
+  )
+  yield (
+    d.languages is not None and len(d.languages) != 2,
+    f"config.data.languages: found {d.languages}, expected the codes of the source's and the "
+    "target's language",
+  )
+  settings = {"instruction": None, "max_target_length": "auto", "languages": None}
+  for key, default in settings.items():
+    yield (
+      c.task != "seq2seq" and getattr(d, key) != default,
+      f"config.data.{key}: is for sources and targets, which task={c.task!r} does not have; "
+      "remove it or set task='seq2seq'",
+    )
 
 
 def _labels(c):
@@ -157,8 +177,8 @@ def _training(c):
     f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
   )
   yield (
-    c.task == "chat" and c.tune.method == "head",
-    "config.tune.method: 'head' trains a task head, which task='chat' does not have",
+    c.task in WRITE and c.tune.method == "head",
+    f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
   )
   yield (
     not 0 <= c.loss.label_smoothing < 1,
@@ -179,6 +199,66 @@ def _training(c):
   yield (
     c.evaluate.mode is not None and c.evaluate.metric is None,
     "config.evaluate.mode: set config.evaluate.metric too, the metric that it directs",
+  )
+
+
+def _answers(c):
+  """Of generated answers and their metrics."""
+  e = c.evaluate
+  rows = "set config.evaluate.generate to the number of held-out rows to answer, -1 for all"
+  yield e.generate < -1, f"config.evaluate.generate: found {e.generate}, expected -1 or more"
+  yield (
+    e.generate != 0 and c.task not in WRITE,
+    f"config.evaluate.generate: task={c.task!r} writes no texts; set it to 0",
+  )
+  yield (
+    e.generate != 0 and e.max_new_tokens < 1,
+    f"config.evaluate.max_new_tokens: found {e.max_new_tokens}, expected at least 1, since "
+    "config.evaluate.generate asks for answers",
+  )
+  for key, default in (
+    ("text_metrics", None),
+    ("generate_every", None),
+    ("bleu_tokenizer", "13a"),
+  ):
+    yield (
+      e.generate == 0 and getattr(e, key) != default,
+      f"config.evaluate.{key}: has no effect where no answers are generated; {rows}",
+    )
+  yield e.num_beams < 1, f"config.evaluate.num_beams: found {e.num_beams}, expected at least 1"
+  yield (
+    e.num_beams > 1 and c.task not in WRITE,
+    f"config.evaluate.num_beams: task={c.task!r} writes no texts; set it to 1",
+  )
+  yield (
+    e.length_penalty != 1 and e.num_beams == 1,
+    "config.evaluate.length_penalty: has no effect with num_beams=1; set num_beams too",
+  )
+  every = e.generate_every
+  yield (
+    every is not None and (e.every < 1 or every < 1 or every % e.every != 0),
+    f"config.evaluate.generate_every: found {every}, expected a multiple of "
+    f"config.evaluate.every={e.every}, since answers are a part of evaluations",
+  )
+  for name in e.text_metrics or ():
+    yield (
+      name not in text.DIRECTIONS,
+      f"config.evaluate.text_metrics: {name!r} is unknown, expected some of "
+      f"{', '.join(text.DIRECTIONS)}",
+    )
+  scored = e.metric in text.DIRECTIONS and c.task in WRITE
+  yield (
+    scored and e.generate == 0,
+    f"config.evaluate.metric: {e.metric!r} is of generated answers; {rows}",
+  )
+  yield (
+    scored and every is not None,
+    f"config.evaluate.generate_every: the metric {e.metric!r} needs answers at every "
+    "evaluation; remove it",
+  )
+  yield (
+    scored and e.text_metrics is not None and e.metric not in e.text_metrics,
+    f"config.evaluate.text_metrics: lacks config.evaluate.metric={e.metric!r}; add it",
   )
 
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxsft import (
+  answering,
   command,
   compare,
   labels,
@@ -124,6 +125,13 @@ def judge(model, config, rows):
   eval_step = make_eval_step(model.network, task, options, mesh)
   found = measure(eval_step, params, examples, plan, mesh)
   counted = {"rows": len(rows), "examples": len(examples.store)}
+  if config.evaluate.generate:
+    rules = answering.settings(config)
+    rules["stop_ids"] = answering.stop_ids_of(model.base, examples.counts["stop_ids"])
+    rules["frame"] = answering.frame_of(model.base, context)
+    with jax.set_mesh(mesh):
+      found, more = answering.answered(found, model.network, params, task, context, **rules)
+    counted |= more
   return task.metrics(found, context) | counted, found, context
 
 

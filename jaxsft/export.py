@@ -20,6 +20,7 @@ def write(base, network, params, directory, facts, dtype):
 
   base: pretrained.Pretrained. facts: finish.export_facts, how the run trained.
   """
+  base = base.as_trained(facts.get("instruction", ""), facts.get("languages"))
   labels = [] if facts["label_type"] == "number" else facts["labels"]
   return hf_directory.write(
     directory,
@@ -48,6 +49,8 @@ def save(model, directory, dtype="float32"):
     "label_type": model.context.label_type,
     "threshold": model.context.threshold,
     "chat_template": None,
+    "instruction": model.context.instruction,
+    "languages": None,
     "stop_ids": generate.stop_ids(model.base) if model.network.head.kind == "lm" else [],
   }
   return write(model.base, model.network, model.params, directory, facts, dtype)

@@ -7,9 +7,8 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import evaluate, export, generate, results, step, tasks, weights
-from jaxsft.data import forms
-from jaxsft.data import messages as conversations
+from jaxsft import answering, evaluate, export, generate, results, step, tasks, weights
+from jaxsft.data import read
 from jaxsft.errors import JaxsftError
 
 SAMPLES = 3
@@ -28,12 +27,11 @@ def saved_part(state):
 
 def evaluate_and_keep_best(job, state, loop, done):
   """`loop` after one evaluation; the best parameters so far are saved apart."""
-  held_out, data = job.data.held_out, job.data
   params = step.merge(state.trainable, state.frozen)
   with job.logger.pause():
-    found = evaluate.measure(job.eval_step, params, held_out, data.eval_plan, job.mesh)
-    metrics = data.task.metrics(found, data.context)
-    job.logger.evaluation(done, metrics | _of_further_sets(job, params))
+    generates = answers_are_due(job, done)
+    found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, generates)
+    job.logger.evaluation(done, metrics | _of_further_sets(job, params, generates))
     value = metrics.get(job.metric)
     if not isinstance(value, float) or not np.isfinite(value):
       why = metrics.get("undefined", {}).get(job.metric)
@@ -49,19 +47,49 @@ def evaluate_and_keep_best(job, state, loop, done):
     examples = predictions(job, found)
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
     best |= {"examples": examples, "export": loop["export"]}
-    if jax.process_index() == 0:
-      place, slices = job.logger.directory / "evaluation", job.config.evaluate.slices
-      results.write(place, found, data.task, data.context, metrics, slices)
+    _write_results(job, found, metrics)
     job.checkpoints.save_best(state.trainable, best)
     return loop | {"stale": 0, "best": best, "last": metrics}
 
 
-def _of_further_sets(job, params):
+def measure(job, params, examples, plan, generates):
+  """([tasks.Found], metrics) of a part of the data; `generates`: with answers to some rows."""
+  task, context = job.data.task, job.data.context
+  found, counts = evaluate.measure(job.eval_step, params, examples, plan, job.mesh), {}
+  if generates:
+    rules = answering.settings(job.config) | how_answers_end(job)
+    found, counts = answering.answered(found, job.network, params, task, context, **rules)
+  return found, task.metrics(found, context) | counts
+
+
+def answers_are_due(job, done):
+  """Whether the evaluation after update `done` generates answers."""
+  wanted, last = job.config.evaluate, done == job.data.plan.num_steps
+  every = wanted.generate_every
+  return wanted.generate != 0 and (every is None or last or done % every == 0)
+
+
+def how_answers_end(job):
+  """The stop ids and the frame of answers: those of training."""
+  return {"stop_ids": stop_ids(job), "frame": answering.frame_of(job.base, job.data.context)}
+
+
+def stop_ids(job):
+  """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
+  return answering.stop_ids_of(job.base, job.data.train.counts["stop_ids"])
+
+
+def _write_results(job, found, metrics):
+  if jax.process_index() == 0:
+    place, slices = job.logger.directory / "evaluation", job.config.evaluate.slices
+    results.write(place, found, job.data.task, job.data.context, metrics, slices)
+
+
+def _of_further_sets(job, params, generates):
   """The numbers of evaluate.sets, with the set's name in front."""
   numbers = {}
   for name, (examples, plan) in job.data.sets.items():
-    found = evaluate.measure(job.eval_step, params, examples, plan, job.mesh)
-    metrics = job.data.task.metrics(found, job.data.context)
+    _, metrics = measure(job, params, examples, plan, generates)
     numbers |= {f"{name}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
   return numbers
 
@@ -81,60 +109,55 @@ def refuse_bad_updates(job, done):
 
 
 def predictions(job, found):
-  """The first held-out rows with what the model says of them; [] where it says text."""
-  task, shown = job.data.task, []
-  for one in found[:SAMPLES] if task.GOLD else ():
+  """The first held-out rows with what the model says of them; [] where it says nothing."""
+  task, context = job.data.task, job.data.context
+  said = ((one, task.decode(one, context)) for one in (found if task.GOLD else ()))
+  shown = []
+  for one, words in itertools.islice((pair for pair in said if pair[1]), SAMPLES):
     given, gold = tasks.given_and_gold(one.row, task)
-    shown.append(given | gold | task.decode(one, job.data.context))
+    shown.append(given | gold | words)
   return shown
 
 
-def sample_prompts(job):
-  """Prompts of the config, or the beginnings of three held-out conversations, if there are."""
-  if job.config.evaluate.prompts:
-    return list(job.config.evaluate.prompts)
-  part = job.data.held_out or job.data.train
-  found, talks = [], (row for row in part.rows if forms.form(row.fields) != "text")
-  for row in itertools.islice(talks, SAMPLES):
-    messages = conversations.conversation(row.fields)
-    last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-    found.append(messages[:last])
-  return found
+def samples(job):
+  """[(what is shown of a prompt, its ids, gold answers)]: the config's, or of held-out rows."""
+  task, context, own = job.data.task, job.data.context, job.config.evaluate.prompts
+  if task.SOURCE and own:
+    rows = [read.Row("", "config.evaluate.prompts", {"source": text}) for text in own]
+  elif own:
+    encode = generate.encode
+    ids = [encode(p, job.base.tokenizer, context.chat_template) for p in own]
+    return [(text, mine, ()) for text, mine in zip(own, ids, strict=True)]
+  else:
+    rows = (job.data.held_out or job.data.train).rows
+  asked = ((row, task.prompt(row, context)) for row in rows)
+  asked = ((row, ids) for row, ids in asked if ids is not None)
+  asked = asked if own else itertools.islice(asked, SAMPLES)
+  return [(task.asked(row), ids, task.references(row)) for row, ids in asked]
 
 
 def show_samples(job, state, when):
-  """Answers of a chat model to a few prompts, printed and returned; {} for other tasks."""
-  if job.config.task != "chat" or not job.config.evaluate.max_new_tokens:
-    return {}
-  config, prompts = job.config.evaluate, sample_prompts(job)
-  limit = job.base.limit - config.max_new_tokens
-  template = job.data.context.chat_template
-  fits = [len(generate.encode(p, job.base.tokenizer, template)) <= limit for p in prompts]
-  if not all(fits):
-    job.logger.say(f"{fits.count(False)} sample prompts are too long to be answered")
-    prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
-  if not prompts:
-    return {}
+  """Answers to a few prompts, printed and returned; [] for tasks that write none."""
+  limit = job.config.evaluate.max_new_tokens
+  if not hasattr(job.data.task, "prompt") or not limit:
+    return []
+  known = samples(job)
+  fit = [one for one in known if answering.fits(job.network, one[1], limit)]
+  if len(fit) < len(known):
+    job.logger.say(f"{len(known) - len(fit)} sample prompts are too long to be answered")
+  if not fit:
+    return []
   params = step.merge(state.trainable, state.frozen)
+  rules = answering.settings(job.config) | how_answers_end(job)
+  del rules["count"]
   with job.logger.pause():
-    texts = generate.answers(
-      job.network,
-      params,
-      job.base.tokenizer,
-      prompts,
-      stop_ids=stop_ids(job),
-      template=template,
-      max_new_tokens=config.max_new_tokens,
-    )
-  asked = [p if isinstance(p, str) else p[-1]["content"] for p in prompts]
-  shown = [{"prompt": p, "answer": text} for p, text in zip(asked, texts, strict=True)]
+    prompts = [ids for _, ids, _ in fit]
+    said = answering.texts(job.network, params, job.base.tokenizer, prompts, **rules)
+  shown = []
+  for (text, _, gold), (answer, _) in zip(fit, said, strict=True):
+    shown.append({"prompt": text, "answer": answer} | ({"gold": gold[0]} if gold else {}))
   job.logger.samples(when, shown)
   return shown
-
-
-def stop_ids(job):
-  """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
-  return sorted(set(job.data.train.counts["stop_ids"]) | set(generate.stop_ids(job.base)))
 
 
 def finish(job, state, loop, seconds):
@@ -149,6 +172,12 @@ def finish(job, state, loop, seconds):
     state = step.TrainState(
       state.step, trainable, state.frozen, state.opt_state, state.skipped, state.bad
     )
+  if best is not None and job.config.evaluate.generate and "answered" not in best["metrics"]:
+    params = step.merge(state.trainable, state.frozen)
+    with job.logger.pause():
+      found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, True)
+    best = best | {"metrics": metrics, "examples": predictions(job, found)}
+    _write_results(job, found, metrics)
   answers = show_samples(job, state, "after training")
   result = {
     "task": job.config.task,
@@ -183,11 +212,13 @@ def write_export(job, state, directory):
 
 def export_facts(job):
   """What an export needs to know beside the weights; JSON, kept with every checkpoint."""
-  context, chat = job.data.context, job.config.task == "chat"
+  context, writes = job.data.context, hasattr(job.data.task, "prompt")
   return {
     "labels": list(context.labels),
     "label_type": context.label_type,
     "threshold": context.threshold,
     "chat_template": context.chat_template,
-    "stop_ids": stop_ids(job) if chat else [],
+    "stop_ids": stop_ids(job) if writes else [],
+    "instruction": context.instruction,
+    "languages": context.languages,
   }

@@ -8,7 +8,8 @@
                             [--num_return=1] [--seed=0] [--sha256=…] [--revision=…]
 
 The prompt becomes one user message if the tokenizer has a chat template, else it is plain
-text that the model continues, or that an encoder-decoder reads. Temperature 0, the default,
+text that the model continues, or that an encoder-decoder reads, behind the instruction that it
+was trained with (`prefix` in config.json) unless it begins so. Temperature 0, the default,
 takes the likeliest token. Settings that are not given are those of the checkpoint's
 generation_config.json, but for sampling; see generation_config.py. With num_return above 1
 every line is a score and an answer, as JSON, the best first.
@@ -70,6 +71,7 @@ def answers_of(model, prompt, num_return, **settings):
       "python -m jaxsft.predict"
     )
   given = {name: value for name, value in settings.items() if value is not None}
+  prompt = _instructed(model, prompt)
   followed, rest = generation_config.settings_of(model.base, given)
   generation_config.say(model.base, rest)
   settings = {"max_new_tokens": LIMIT, "frame": target.frame_of(model.base)} | followed | given
@@ -83,6 +85,17 @@ def answers_of(model, prompt, num_return, **settings):
     num_return=num_return,
     **settings,
   )[0]
+
+
+def _instructed(model, prompt):
+  """The prompt behind what an encoder-decoder was trained to see before every source.
+
+  It may begin with it already.
+  """
+  before = model.context.instruction
+  return (
+    before + prompt if isinstance(prompt, str) and not prompt.startswith(before) else prompt
+  )
 
 
 # --- many prompts ----------------------------------------------------------------------

@@ -52,6 +52,11 @@ def best_by(config, data):
   if isinstance(default, dict):
     metrics, default = (x[config.data.label_type] for x in (metrics, default))
   metric = wanted.metric or default
+  if wanted.generate and data.held_out is None:
+    raise UsageError(
+      "config.evaluate.generate: no rows are held out to be answered; set config.data.split or "
+      "config.data.eval_path"
+    )
   if metric not in metrics:
     raise UsageError(
       f"config.evaluate.metric: task {config.task!r} has no metric {metric!r} for "
@@ -143,6 +148,8 @@ def flops_per_token(network, shapes, chosen, lengths):
   these there is more of the last layer than keys and values (layers.run_layers).
   """
   arch, lengths = network.arch, np.asarray(lengths, np.float64)
+  if lengths.ndim == 2:
+    return _flops_of_two_streams(network, shapes, chosen, *lengths.T)
   read = len(lengths) / lengths.sum() if network.head.kind == "sequence" else 1.0
   few = network.head.kind == "sequence" and network.unroll >= arch.layers
   mixture = getattr(arch, "experts", None)
@@ -164,6 +171,23 @@ def flops_per_token(network, shapes, chosen, lengths):
   trainable = sum(size for path, size in sizes.items() if path in chosen)
   width = arch.heads.count * arch.heads.dim
   return log.flops_per_token(sum(sizes.values()), trainable, 1, width, sum(seen))
+
+
+def _flops_of_two_streams(network, shapes, chosen, S, T):
+  """`flops_per_token` where examples have S [N] tokens of a source and T of a target, which
+  count alike. The encoder multiplies those of the source, and so do the decoder's keys and
+  values of it.
+  """
+  arch, total, sizes = network.arch, S.sum() + T.sum(), {}
+  for path, leaf in select.paths(shapes):
+    table = path == "embed/tokens/embedding" and network.tied
+    if path.endswith("kernel") or table:
+      of_source = path.startswith("encoder/") or "/cross/k/" in path or "/cross/v/" in path
+      sizes[path] = leaf.size * (S if of_source else T).sum() / total
+  width = lambda stack: stack.layers * stack.heads.count * stack.heads.dim
+  seen = width(arch.encoder) * S**2 + width(arch.decoder) * (T**2 / 2 + T * S)
+  trainable = sum(size for path, size in sizes.items() if path in chosen)
+  return log.flops_per_token(sum(sizes.values()), trainable, 1, 1, seen.sum() / total)
 
 
 def _kinds(arch):

@@ -196,10 +196,11 @@ class Log:
     self.say(f"evaluation after update {step}: {shown}")
 
   def samples(self, when: str, shown: list[dict]) -> None:
-    """Shows prompts and answers of a chat model."""
+    """Shows prompts and answers of a model that writes, and the right ones where known."""
     self.say(f"answers {when}:")
     for sample in shown:
-      self.say(f"  > {sample['prompt']}\n  {sample['answer']}")
+      gold = f"\n  (gold: {sample['gold']})" if "gold" in sample else ""
+      self.say(f"  > {sample['prompt']}\n  {sample['answer']}{gold}")
 
   def rates(self) -> dict:
     """Throughput after the first update, without compiling and pauses; {} before the second."""

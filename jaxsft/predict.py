@@ -3,6 +3,7 @@
   python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
                            [--columns='{"text": "review"}'] [--batch_size=64]
                            [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
+                           [--max_new_tokens=64]
 
 Reads what training reads: --config says how (format, columns, encoding, …), else the file's
 suffix does. Lengths, windows and what is answered "" are the config's too, where its task is
@@ -10,7 +11,8 @@ the model's. Writes one row for each, in their order: its id, its fields, and wh
 says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
 way, the same command goes on. --temperature divides the logits of classes before they become
 scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
-above which score a label is given where a row may have many.
+above which score a label is given where a row may have many. Models that write answer in
+"text", as `generate` does, where "cut" says that max_new_tokens may have ended it.
 """
 
 import dataclasses
@@ -23,10 +25,13 @@ import os
 import jax
 
 from jaxsft import (
+  answering,
   command,
   config_values,
   evaluate,
+  generate,
   generate_ids,
+  generation_config,
   labels,
   prepare,
   pretrained,
@@ -43,29 +48,32 @@ from jaxsft.errors import JaxsftError, UsageError
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
 
-def predict(model, rows, batch_size=64, temperature=1.0, threshold=None):
+def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules):
   """What the task decodes for each of `rows` (dicts with the task's fields), in their order.
 
-  temperature, threshold: see labels.scoring. Raises JaxsftError for a row without text, and for
-  models that generate.
+  temperature, threshold: see labels.scoring. rules: of `answering.texts`, for models that write
+  (max_new_tokens, num_beams, …); what is not given is the checkpoint's. Raises JaxsftError for
+  a row without what the task needs.
   """
   context = labels.scoring(model.context, temperature, threshold)
   model = dataclasses.replace(model, context=context)
   named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
-  answer = predictor(model, batch_size)
+  answer = predictor(model, batch_size, **rules)
   return [said for block in _blocks(named) for said in answer(block)]
 
 
-def predictor(model, batch_size):
+def predictor(model, batch_size, **rules):
   """A function [read.Row] -> [what the task decodes]; its calls share weights and programs."""
   task = tasks.TASKS.get(model.base.task)
-  if task is None or task.HEAD == "lm":
+  if task is None:
     raise JaxsftError(
-      f"the model is a {model.base.config['architectures'][0]}, which answers with text; "
-      "use python -m jaxsft.generate"
+      f"the model is a {model.base.config['architectures'][0]}, whose head no task here has; "
+      "fine-tune it first"
     )
   mesh = sharding.make_mesh()
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
+  if hasattr(task, "prompt"):
+    return _writer(model, task, params, mesh, {"batch_size": batch_size, **rules})
   options = tasks.options_of(task, config_lib.Loss(), model.context)
   eval_step = evaluate.make_eval_step(model.network, task, options, mesh)
 
@@ -81,6 +89,37 @@ def predictor(model, batch_size):
     plan = _plan(examples.store.lengths, batch_size, model.base.limit, mesh)
     found = evaluate.measure(eval_step, params, examples, plan, mesh)
     return [task.decode(one, model.context) for one in found]
+
+  return answer
+
+
+def _writer(model, task, params, mesh, given):
+  """A `predictor` of texts: {"text"}, and "cut" where max_new_tokens may have ended one.
+
+  given: of `answering.texts`; what is not is the checkpoint's, as in `generate.answer`.
+  """
+  followed, rest = generation_config.settings_of(model.base, given)
+  generation_config.say(model.base, rest)
+  most = min(generate.LIMIT, model.network.arch.max_positions - 1)
+  rules = {"max_new_tokens": most} | followed | given
+  rules["stop_ids"] = answering.stop_ids_of(model.base, ())
+  rules["frame"] = answering.frame_of(model.base, model.context)
+
+  def answer(rows):
+    prompts = []
+    for row in rows:
+      prompt = task.prompt(row, model.context)
+      if prompt is None or not answering.fits(model.network, prompt, rules["max_new_tokens"]):
+        raise JaxsftError(
+          f"{row.where}: "
+          + ("asks nothing" if prompt is None else f"has {len(prompt)} tokens")
+          + f", expected a question that leaves room for {rules['max_new_tokens']} new tokens; "
+          "correct the row, or lower max_new_tokens"
+        )
+      prompts.append(prompt)
+    with jax.set_mesh(mesh):
+      said = answering.texts(model.network, params, model.tokenizer, prompts, **rules)
+    return [{"text": text} | ({"cut": True} if cut else {}) for text, cut in said]
 
   return answer
 
@@ -158,13 +197,23 @@ def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
   names = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
+  names += ("instruction", "chat_template")
   own = {name: getattr(found, name) for name in names}
   return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))
 
 
+def _rules(flags, config):
+  """How texts are written, as far as flags and config say."""
+  wanted = config and config.evaluate
+  found = {"max_new_tokens": flags["max_new_tokens"] or (wanted and wanted.max_new_tokens)}
+  if wanted and wanted.num_beams > 1:
+    found |= {"num_beams": wanted.num_beams, "length_penalty": wanted.length_penalty}
+  return {name: value for name, value in found.items() if value}
+
+
 def main(argv):
   flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
-  flags |= {"sha256": None, "temperature": 1.0, "threshold": None}
+  flags |= {"sha256": None, "temperature": 1.0, "threshold": None, "max_new_tokens": None}
   config, flags = command.parse(argv, flags, needs_config=False)
   start.quiet()
   if flags["batch_size"] < 1:
@@ -178,9 +227,9 @@ def main(argv):
   if config is not None and config.task == model.base.task:
     model = _as_config_says(model, config)
   context = labels.scoring(model.context, flags["temperature"], threshold)
-  model = dataclasses.replace(model, context=context)
-  answer = predictor(model, flags["batch_size"])
-  seen = hashlib.sha256(named.encode())
+  model, rules = dataclasses.replace(model, context=context), _rules(flags, config)
+  answer = predictor(model, flags["batch_size"], **rules)
+  seen = hashlib.sha256(f"{named} {rules}".encode())
   seen.update(repr(dataclasses.replace(context, tokenizer=None)).encode())
   seen.update(model.base.identity().encode())
   out = row_file.RowFile(flags["out"], seen.hexdigest())

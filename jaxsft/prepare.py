@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsft import labels, optim, sharding, tasks
-from jaxsft.data import audit, clean, fetch, forms, order, read, store
+from jaxsft import labels, languages, optim, sharding, tasks
+from jaxsft.data import audit, clean, fetch, forms, order, pack, read, store
 from jaxsft.errors import UsageError
+from jaxsft.metrics import generated
 from jaxsft.tuning import select
 
 SAMPLES = 3
@@ -94,11 +95,13 @@ def prepare(config, base, mesh):
 
 def make_context(config, base, names):
   """tasks.Context of a config; raises UsageError for a max_length beyond the model's."""
-  data = config.data
-  if data.max_length != "auto" and data.max_length > base.limit:
-    raise UsageError(
-      f"config.data.max_length: found {data.max_length}, the model's limit is {base.limit}"
-    )
+  data, targets = config.data, config.data.max_target_length
+  for key, length in (("max_length", data.max_length), ("max_target_length", targets)):
+    if length != "auto" and length > base.limit:
+      raise UsageError(f"config.data.{key}: found {length}, the model's limit is {base.limit}")
+  if data.languages is not None:
+    languages.set_source(base.tokenizer, data.languages[0])
+    languages.code(base.tokenizer, data.languages[1])
   template = data.chat_template
   if template is not None and template.endswith(".jinja"):
     if not pathlib.Path(template).is_file():
@@ -117,14 +120,34 @@ def make_context(config, base, names):
     max_answer_length=config.evaluate.max_answer_length,
     n_best=config.evaluate.n_best,
     null_threshold=config.evaluate.null_threshold,
+    instruction=base.instruction if data.instruction is None else data.instruction,
+    languages=data.languages,
+    max_target_length=base.limit if targets == "auto" else targets,
+    decoder_start=base.decoder_start,
+    text_metrics=text_metrics(config),
+    bleu_tokenizer=config.evaluate.bleu_tokenizer,
   )
 
 
+def text_metrics(config):
+  """Names of the metrics of generated answers; () for tasks that generate none."""
+  wanted, own = config.evaluate, getattr(tasks.TASKS[config.task], "TEXT_METRICS", ())
+  named = own if wanted.text_metrics is None else wanted.text_metrics
+  more = own and wanted.metric in generated.DIRECTIONS and wanted.text_metrics is None
+  return (*named, wanted.metric) if more and wanted.metric not in named else tuple(named)
+
+
 def row_limit(config, context, *parts):
-  """Longest row of a batch: max_length, or the longest example where that is "auto"."""
-  if config.data.max_length != "auto":
-    return context.max_length
-  return max(int(part.store.lengths.max()) for part in parts if part is not None)
+  """Longest row of a batch: max_length, or the longest example where that is "auto".
+
+  A pair (S, T) where examples have a source and a target.
+  """
+  longest = pack.longest(np.concatenate([p.store.lengths for p in parts if p is not None]))
+  if not isinstance(longest, tuple):
+    return longest if config.data.max_length == "auto" else context.max_length
+  source = longest[0] if config.data.max_length == "auto" else context.max_length
+  alone = config.data.max_target_length == "auto"
+  return source, longest[1] if alone else context.max_target_length
 
 
 def evaluation_plan(config, examples, limit, mesh):
@@ -197,7 +220,8 @@ def _described(part, prepared):
   if "start" in values:  # windows: their first token stands for no answer
     none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
     counted = {"answer": len(part.store) - none, "no answer": none}
-  content = (*forms.FIELDS, "text_pair", "question", "context", "source", "target", "tokens")
+  content = ("text_pair", "question", "context", "source", "target", "targets", "tokens")
+  content = (*forms.FIELDS, *content)
   texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
   written = {}
   if task.HEAD == "lm" and not task.SOURCE:

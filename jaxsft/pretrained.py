@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxsft import families, hf_directory, models, sharding, tasks, tokenizer, weights
+from jaxsft import languages as language
 from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError
 
@@ -26,11 +27,13 @@ class Pretrained:
   """Module in jaxsft/families."""
   arch: Any
   tokenizer: Any
+  more: dict = dataclasses.field(default_factory=dict)
+  """Keys of config.json and generation_config.json that stand above those of the files."""
 
   @property
   def config(self):
     """config.json as a dict."""
-    return self.source.config
+    return self.source.config | self.more
 
   @property
   def kind(self):
@@ -78,10 +81,29 @@ class Pretrained:
     return self.arch.max_positions
 
   @property
+  def decoder_start(self):
+    """First input of an encoder-decoder's decoder; None: the last token of its target."""
+    return self.arch.decoder_start if models.has_source(self.arch) else None
+
+  @property
+  def instruction(self):
+    """Text that an encoder-decoder was trained to see before every source."""
+    return (self.config.get("prefix") or "") if models.has_source(self.arch) else ""
+
+  @property
   def generation(self):
     """generation_config.json as a dict; {} where there is none."""
     file = self.path / "generation_config.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return found | {k: v for k, v in self.more.items() if k in found}
+
+  def as_trained(self, instruction, languages):
+    """The same checkpoint with the instruction and the languages of a training (seq2seq)."""
+    more = {} if instruction == self.instruction else {"prefix": instruction}
+    if languages is not None:
+      language.set_source(self.tokenizer, languages[0])
+      more |= language.frame(self.tokenizer, languages[1])
+    return dataclasses.replace(self, more=self.more | more)
 
   def network(self, task, labels=(), **settings):
     """models.Network with the head that `task` needs; settings: dtype, remat, unroll, …"""
@@ -347,5 +369,8 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
     base.label_type,
     stride=min(128, base.limit // 4),
     threshold=base.threshold,
+    instruction=base.instruction,
+    max_target_length=base.limit,
+    decoder_start=base.decoder_start,
   )
   return Model(base, network, params, context)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from jaxsft import (
+  answering,
   checkpoint,
   command,
   evaluate,
@@ -75,6 +76,7 @@ def finetune(config, workdir=None):
 
   # 2. The network and which of its leaves train: shapes only, no memory yet.
   network = jobs.make_network(config, base, data)
+  answering.check(config, data, network)
   shapes = network.shapes()
   chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
 
@@ -185,10 +187,9 @@ def batches(job, first):
       accumulate=accumulate,
       weighting=job.config.loss.weighting,
     )
-    by_token = job.data.task.HEAD == "token"
-    feed.validate(
-      batch, job.network.arch.vocab, job.base.limit, job.classes, store.ids, by_token
-    )
+    by_token, arch = job.data.task.HEAD == "token", job.network.arch
+    sources = getattr(arch, "source_vocab", None)
+    feed.validate(batch, arch.vocab, job.base.limit, job.classes, store.ids, by_token, sources)
     del batch["example_ids"]
     return batch
 

@@ -51,6 +51,48 @@ LLAMA = {
   "attention_dropout": 0.0,
   "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
+T5 = {
+  "model_type": "t5",
+  "d_model": 24,
+  "d_kv": 10,  # 3 x 10 is not 24
+  "d_ff": 44,
+  "num_layers": 2,
+  "num_decoder_layers": 1,
+  "num_heads": 3,
+  "relative_attention_num_buckets": 8,
+  "relative_attention_max_distance": 20,
+  "dropout_rate": 0.1,
+  "layer_norm_epsilon": 1e-3,
+  "initializer_factor": 1.0,
+  "feed_forward_proj": "gated-gelu",
+  "tie_word_embeddings": False,
+  "pad_token_id": 0,
+  "eos_token_id": 1,
+  "decoder_start_token_id": 0,
+}
+BART = {
+  "model_type": "bart",
+  "d_model": 24,
+  "encoder_layers": 1,
+  "encoder_attention_heads": 3,
+  "encoder_ffn_dim": 40,
+  "decoder_layers": 2,
+  "decoder_attention_heads": 4,
+  "decoder_ffn_dim": 52,
+  "max_position_embeddings": 64,
+  "activation_function": "gelu",
+  "scale_embedding": True,
+  "dropout": 0.1,
+  "attention_dropout": 0.1,
+  "activation_dropout": 0.1,
+  "init_std": 0.2,
+  "tie_word_embeddings": True,
+  "pad_token_id": 0,
+  "eos_token_id": 1,
+  "bos_token_id": 2,
+  "decoder_start_token_id": 1,
+  "forced_eos_token_id": 1,
+}
 GOOD = ("good", "great", "fine", "superb", "lovely")
 BAD = ("bad", "awful", "poor", "dull", "weak")
 FILLERS = (
@@ -76,12 +118,22 @@ CHATS = (
   ("1 plus 1", "two ok"),
 )
 
+TRANSLATED = (
+  ("2 plus 2", "four"),
+  ("one two three", "eins zwei drei"),
+  ("a cat", "die katze"),
+  ("the house is old", "alt ist das haus"),
+  ("no", "nein, nein"),
+  ("a dog says woof", "ein hund"),
+)
+
 # (family, task), and data.label_type where it is not "single"
 PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
 SPANS = (("bert", "answer"), ("llama", "answer"))
 # tokens (words, letters) of a window, and how many are shared
 WINDOWS = {"bert": (32, 8), "llama": (144, 24)}
 MORE = (("bert", "multi"),)  # met in fewer layouts, to be quick
+SEQ2SEQ = (("t5", "seq2seq"), ("bart", "seq2seq"))
 
 
 def word_tokenizer():
@@ -136,6 +188,30 @@ def letter_tokenizer(shape="chatml"):
   )
 
 
+def source_tokenizer(form="$A </s>", special=("<pad>", "</s>", "<s>", "<unk>")):
+  """Byte-level BPE over lower-case text, written as `form`; special tokens have ids 0, 1, …"""
+  letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.?!,':", "Ġ"]
+  merges = [("Ġ", "t"), ("e", "i"), ("Ġ", "a"), ("i", "n")]
+  pieces = [*special, *letters, *(a + b for a, b in merges)]
+  backend = tokenizers.Tokenizer(
+    models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>")
+  )
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  backend.decoder = decoders.ByteLevel()
+  backend.post_processor = processors.TemplateProcessing(
+    single=form, special_tokens=[(token, i) for i, token in enumerate(special)]
+  )
+  backend.add_special_tokens(list(special))
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend,
+    eos_token="</s>",
+    pad_token="<pad>",
+    unk_token="<unk>",
+    bos_token="<s>" if "<s>" in form else None,
+    clean_up_tokenization_spaces=False,
+  )
+
+
 def checkpoint(directory, family, seed=0, labels=(), **changes):
   """Writes a random checkpoint as a Hugging Face directory and returns its path.
 
@@ -148,9 +224,12 @@ def checkpoint(directory, family, seed=0, labels=(), **changes):
   if family == "llama":
     tokenizer = letter_tokenizer()
     config = LLAMA | {"vocab_size": len(tokenizer) + 3}
+  if family in ("t5", "bart"):
+    tokenizer = source_tokenizer("<s> $A </s>" if family == "bart" else "$A </s>")
+    config = {"t5": T5, "bart": BART}[family] | {"vocab_size": len(tokenizer) + 3}
   config |= changes
   arch = module.architecture(config)
-  kind = "sequence" if labels else {"bert": "none", "llama": "lm"}[family]
+  kind = "sequence" if labels else "none" if family == "bert" else "lm"
   head = families.head_of(module, arch, kind, len(labels))
   params = networks.Network(arch, head).init(jax.random.key(seed))
   hf_directory.write(
@@ -241,6 +320,17 @@ def questions(path, count=24, seed=0):
   return pathlib.Path(path)
 
 
+def translations(path, count=24):
+  """Writes JSONL of sources and targets; every third has a second, longer source."""
+  with open(path, "w", encoding="utf-8") as file:
+    for i in range(count):
+      source, target = TRANSLATED[i % len(TRANSLATED)]
+      if i % 3 == 2:
+        source = f"{source}, {TRANSLATED[(i + i // 6 + 1) % len(TRANSLATED)][0]}"
+      file.write(json.dumps({"name": f"p{i}", "source": source, "target": target}) + "\n")
+  return pathlib.Path(path)
+
+
 def config(family, kind, model, data, **overrides):
   """A `Config` of few updates without dropout, penalty or TensorBoard.
 
@@ -248,7 +338,7 @@ def config(family, kind, model, data, **overrides):
   optim__peak_lr=1.
   """
   settings = {
-    "task": kind if kind in ("answer", "chat") else "classify",
+    "task": kind if kind in ("answer", "chat", "seq2seq") else "classify",
     "steps": 4,
     "batch_size": 8,
     "model.path": str(model),
@@ -295,4 +385,6 @@ def rows(path, task, **settings):
     return chats(path, **settings)
   if task == "answer":
     return questions(path, **settings)
+  if task == "seq2seq":
+    return translations(path, **settings)
   return sentences(path, number=task == "number", multi=task == "multi", **settings)

@@ -25,6 +25,8 @@ TEXT_FIELDS = (
   "question",
   "context",
 )
+INSTEAD = {"target": "targets"}
+"""Field -> what a row may have in its place: a list of texts that are all right."""
 INTEGER = re.compile(r"[+-]?\d+")
 DECIMAL = re.compile(r"[+-]?\d*\.\d*(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -140,6 +142,7 @@ def held_out(id: str, fraction: float | int) -> bool:
 
 def _empty_field(row: Row, needed: Sequence[str], labelled: bool) -> str | None:
   """The first text field that holds nothing; every field in `needed` must be there."""
+  needed = [INSTEAD[n] if INSTEAD.get(n) in row.fields else n for n in needed]
   for name in needed:
     if name not in row.fields:
       raise JaxsftError(
@@ -150,8 +153,17 @@ def _empty_field(row: Row, needed: Sequence[str], labelled: bool) -> str | None:
   own = labelled or (not needed and forms.plain(row.fields))
   maybe = {"text_pair", "text"} if own else {"text_pair"}
   texts = [name for name in TEXT_FIELDS if name in needed or name in maybe]
+  for name in INSTEAD.values():
+    if name in needed and (not _is_texts(row.fields[name]) or not row.fields[name]):
+      raise JaxsftError(
+        f"{row.where}: the field {name!r} is {_shown(row.fields[name])}, expected a list of at "
+        "least one text; map another column to it in data.columns"
+      )
+    if name in needed and not all(text.strip() for text in row.fields[name]):
+      return name
   for name in texts:
     value = row.fields.get(name, "none")
+    value = joined(value) if name == "source" and _is_texts(value) else value
     if value is None or (isinstance(value, str) and not value.strip()):
       return name
     if not isinstance(value, str):
@@ -160,6 +172,15 @@ def _empty_field(row: Row, needed: Sequence[str], labelled: bool) -> str | None:
         "expected text; map another column to it in data.columns"
       )
   return None
+
+
+def joined(value: str | Sequence[str]) -> str:
+  """A text, or the sentences of a list with spaces between them."""
+  return value if isinstance(value, str) else " ".join(value)
+
+
+def _is_texts(value: Any) -> bool:
+  return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
 def _labeller(

@@ -4,6 +4,7 @@ from jaxsft.data import forms
 from jaxsft.errors import JaxsftError
 
 ROLES = ("system", "user", "assistant", "tool")
+UNKNOWN = "\ufdd0"  # in the place of an answer; a noncharacter, which occurs in no text
 WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
 
 
@@ -28,6 +29,28 @@ def conversation(fields, train_on="all"):
   if train_on == "last":
     trained = trained[-1:]
   return [message | {"train": i in trained} for i, message in enumerate(messages)]
+
+
+def question(fields):
+  """(messages that ask for an answer, the answer's text or None) of a row in any form but text.
+
+  The answer is the last message, where that is the assistant's. A row to be answered may lack
+  its completion or output. (None, None) for plain text, which asks nothing.
+  """
+  if forms.form(answered(fields)) == "text":
+    return None, None
+  messages = checked(answered(fields))
+  if messages[-1]["role"] != "assistant":
+    return messages, None
+  answer = messages[-1]["content"]
+  return messages[:-1], None if answer == UNKNOWN or not answer.strip() else answer
+
+
+def answered(fields):
+  """The fields with UNKNOWN where a question has no answer."""
+  pairs = (("prompt", "completion"), ("instruction", "output"))
+  asked = [(a, b) for a, b in pairs if fields.get(a) is not None and fields.get(b) is None]
+  return fields | {answer: UNKNOWN for _, answer in asked}
 
 
 def checked(fields):

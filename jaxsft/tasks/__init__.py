@@ -18,7 +18,10 @@ A task module also says:
 and has `row_loss(found, context)`, how wrong the answer to one row is, and
 `measured(found, context)`, the metrics.statistics.Measured of which intervals, slices and
 comparisons are made, the main one first. A task whose answers are texts has
-`prompt(row, context)`, what `generate.answers` reads.
+  TEXT_METRICS    metrics of generated answers that are computed unless the config names others
+  prompt(row, context)    ids that an answer is generated from; None: the row asks for none
+  asked(row)              what people are shown of it
+  references(row)         texts that an answer is compared with
 """
 
 from dataclasses import dataclass
@@ -57,6 +60,19 @@ class Context:
   temperature: float = 1.0
   """What logits are divided by before they become the scores of `decode`."""
 
+  instruction: str = ""
+  """Text before every source."""
+  max_target_length: int = 0
+  """Longest target in tokens, where examples have a source; `max_length` is of the source."""
+  languages: tuple[str, str] | None = None
+  """Codes of the source's and the target's language, for tokenizers that write them."""
+  decoder_start: int | None = None
+  """First input of an encoder-decoder's decoder; None: the last token of its target."""
+  text_metrics: tuple[str, ...] = ()
+  """Of generated answers: names of metrics.generated.DIRECTIONS."""
+  bleu_tokenizer: str = "13a"
+  """Of metrics.text.TOKENIZERS."""
+
 
 NOT_ENCODED = (
   "tokenizer",
@@ -65,6 +81,8 @@ NOT_ENCODED = (
   "temperature",
   "max_answer_length",
   "n_best",
+  "text_metrics",
+  "bleu_tokenizer",
 )
 """Fields of Context that `encode` does not read, or that are hashed elsewhere."""
 
@@ -109,10 +127,10 @@ def given_and_gold(row, task):
   """({field: value} of all but the answer, {"gold": the answer, or its fields}) of a row."""
   gold = {name: row.fields[name] for name in task.GOLD if name in row.fields}
   given = {name: value for name, value in row.fields.items() if name not in gold}
-  value = next(iter(gold.values())) if len(task.GOLD) == 1 and gold else gold
+  value = next(iter(gold.values())) if len(gold) == 1 else gold
   return given, {"gold": value} if gold else {}
 
 
-from jaxsft.tasks import answer, chat, classify  # noqa: E402  the tasks use what is above
+from jaxsft.tasks import answer, chat, classify, seq2seq  # noqa: E402  they use what is above
 
-TASKS = {"answer": answer, "chat": chat, "classify": classify}
+TASKS = {"answer": answer, "chat": chat, "classify": classify, "seq2seq": seq2seq}

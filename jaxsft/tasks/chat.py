@@ -13,13 +13,15 @@ from jaxsft import tasks
 from jaxsft.data import chat, forms
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics
+from jaxsft.metrics import generated, statistics
 from jaxsft.models import heads
 
 FIELDS = ()  # those of one form or another: `encode` says what a row lacks
 GOLD = ()
 HEAD, SOURCE, OUTPUTS = "lm", False, "segment"
-METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
+TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
+METRICS = TOKEN_METRICS | generated.DIRECTIONS  # these of generated answers
+TEXT_METRICS = ("exact_match",)
 DEFAULT_METRIC = "loss"
 
 
@@ -137,6 +139,11 @@ def decode(found, context):
 
 
 def metrics(found, context):
+  """`token_metrics`, and of the rows with a generated answer `text_metrics`."""
+  return token_metrics(found) | text_metrics(found, references, context)
+
+
+def token_metrics(found):
   """Means over all held-out tokens, and the perplexity exp(loss)."""
   sums = {
     name: sum(float(o[name]) for f in found for o in f.outputs)
@@ -151,13 +158,18 @@ def metrics(found, context):
 
 
 def row_loss(one, context):
-  """Mean loss of the supervised tokens of one conversation."""
+  """Mean loss of the supervised tokens of one row."""
   tokens = sum(float(o["tokens"]) for o in one.outputs)
   return sum(float(o["nll"]) for o in one.outputs) / tokens
 
 
 def measured(found, context):
   """statistics.Measured of the metrics that intervals and comparisons are made of."""
+  return text_measured(found, references, context) + token_measured(found)
+
+
+def token_measured(found):
+  """Those of `token_metrics`."""
   nll, tokens, right = (
     np.array([sum(float(o[name]) for o in f.outputs) for f in found])
     for name in ("nll", "tokens", "right")
@@ -165,3 +177,51 @@ def measured(found, context):
   hits = np.stack([right, tokens], -1)
   share = statistics.Measured("token_accuracy", "max", hits, lambda s: s[..., 0] / s[..., 1])
   return [statistics.perplexity(nll, tokens), share]
+
+
+def text_measured(found, references, context):
+  """Those of `text_metrics`."""
+  texts = [one.texts[0] if one.texts else None for one in found]
+  if not any(one.texts for one in found):
+    return []
+  gold = [references(one.row) for one in found]
+  return generated.measured(texts, gold, context.text_metrics, context.bleu_tokenizer)
+
+
+def text_metrics(found, references, context):
+  """metrics.generated.scores of the best answer of each row that has one; {}: there is none.
+
+  references: function of a row.
+  """
+  pairs = [(one.texts[0], references(one.row)) for one in found if one.texts]
+  if not pairs:
+    return {}
+  predicted, gold = zip(*pairs, strict=True)
+  return generated.scores(predicted, gold, context.text_metrics, context.bleu_tokenizer)
+
+
+def prompt(row, context):
+  """Ids of the conversation up to its last answer, which ask for it; None for plain text.
+
+  They are rendered and tokenised as in training.
+  """
+  try:
+    messages, _ = conversations.question(row.fields)
+    if messages is None:
+      return None
+    tools = forms.tools(conversations.answered(row.fields))
+    ids = chat.prompt_ids(messages, context.tokenizer, context.chat_template, tools)
+    return ids.tolist()
+  except JaxsftError as error:
+    raise JaxsftError(f"{row.where}: {error}") from error
+
+
+def asked(row):
+  """The message before the last answer."""
+  return conversations.question(row.fields)[0][-1]["content"]
+
+
+def references(row):
+  """The conversation's last answer; () where its last message is none, or has no text."""
+  answer = conversations.question(row.fields)[1]
+  return () if answer is None else (answer,)

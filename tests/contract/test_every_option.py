@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsft import answering, evaluate, start, step, train
 from jaxsft import config as config_lib
-from jaxsft import evaluate, generate, start, step, train
 from jaxsft import job as jobs
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
@@ -24,6 +24,8 @@ from tests import tiny
 from tests.contract import build
 
 CLASSIFY, CHAT, MULTI = ("bert", "classify"), ("llama", "chat"), ("bert", "multi")
+TEXTS = ("t5", "seq2seq")
+SCORED = {"evaluate__generate": 2, "evaluate__max_new_tokens": 4, "evaluate__every": 2}
 ANSWER = ("bert", "answer")
 
 # key -> (look, pair, the other value, settings of both runs)
@@ -80,6 +82,9 @@ FLIPS = {
   "data.too_long": ("data", CLASSIFY, "drop", {"data__max_length": 6, "!refused": True}),
   "data.stride": ("data", ANSWER, 4, {}),
   "data.packing": ("data", CLASSIFY, "none", {}),
+  "data.instruction": ("data", TEXTS, "to german: ", {}),
+  "data.languages": ("data", TEXTS, ("en_XX", "de_DE"), {}),
+  "data.max_target_length": ("data", TEXTS, 4, {}),
   "data.train_on": ("data", CHAT, "last", {}),
   "data.chat_template": ("data", CHAT, "TEMPLATE", {}),
   "data.prefetch": ("run", CLASSIFY, 2, {}),
@@ -127,6 +132,17 @@ FLIPS = {
   "evaluate.batch_size": ("data", CLASSIFY, 2, {}),
   "evaluate.threshold": ("run", MULTI, 0.9, {"evaluate__every": 1}),
   "evaluate.prompts": ("run", CHAT, ("a cat",), {"evaluate__max_new_tokens": 4}),
+  "evaluate.generate": ("run", CHAT, 3, SCORED),
+  "evaluate.generate_every": ("run", CHAT, 4, SCORED),
+  "evaluate.text_metrics": ("run", CHAT, ("chrf",), SCORED),
+  "evaluate.bleu_tokenizer": (
+    "run",
+    CHAT,
+    "char",
+    {**SCORED, "evaluate__text_metrics": ("bleu",)},
+  ),
+  "evaluate.num_beams": ("run", CHAT, 2, SCORED),
+  "evaluate.length_penalty": ("run", CHAT, 2.0, {**SCORED, "evaluate__num_beams": 2}),
   "evaluate.max_new_tokens": ("run", CHAT, 4, {"evaluate__max_new_tokens": 8}),
   "evaluate.sets": ("run", CLASSIFY, {"more": "DATA OF classify"}, {}),
   "evaluate.slices": ("run", CLASSIFY, ("length",), {}),
@@ -226,9 +242,10 @@ def at_run(config, work):
     logits = tilt * jnp.arange(3 if config.data.label_type == "multi" else 2, dtype=float)
     return {"logits": jnp.broadcast_to(logits, (*shape, len(logits)))}, places
 
-  def answers(network, params, tokenizer, prompts, **settings):
-    asked.append((prompts, settings["max_new_tokens"]))
-    return ["…"] * len(prompts)
+  def texts(network, params, tokenizer, prompts, *, max_new_tokens, **rules):
+    chosen = {name: rules[name] for name in ("num_beams", "length_penalty")}
+    asked.append((prompts, max_new_tokens, chosen))
+    return [("it is seven", False)] * len(prompts)
 
   deliver = feed.batches
 
@@ -240,7 +257,7 @@ def at_run(config, work):
     tiny.on_devices(patch, 1)
     patch.setattr(jobs, "make_train_step", lambda *_: StandIn(update))
     patch.setattr(evaluate, "make_eval_step", lambda *_: StandIn(look))
-    patch.setattr(generate, "answers", answers)
+    patch.setattr(answering, "texts", texts)
     patch.setattr(feed, "batches", batches)
     result = train.finetune(config, work).result
   timed = ("train_seconds", "tokens_per_second", "examples_per_second")

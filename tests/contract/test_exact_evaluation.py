@@ -81,9 +81,14 @@ def test_no_layout_changes_it(measured, pair, layout):
   equal(measured(pair, layout), measured(pair, REFERENCE))
 
 
+def test_no_layout_changes_a_source_and_its_target(measured):
+  pair = tiny.SEQ2SEQ[0]
+  equal(measured(pair, LAYOUTS[1]), measured(pair, LAYOUTS[2]))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("layout", EVERY, ids=str)
-@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE, *tiny.SPANS), ids=str)
+@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE, *tiny.SPANS, *tiny.SEQ2SEQ), ids=str)
 def test_no_layout_of_any_changes_it(measured, pair, layout):
   equal(measured(pair, layout), measured(pair, REFERENCE))
 

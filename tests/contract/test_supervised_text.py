@@ -106,3 +106,24 @@ def test_answers_stand_at_their_tokens(delivered, pair, packing):
   learnt = [row for row, _, place, batch in found if batch["starts"][place]]
   answered = {row.id for row in job.data.train.rows if row.fields["answers"]}
   assert {row.id for row in learnt} == answered and silent > len(ids) - len(answered)
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("pair", tiny.SEQ2SEQ, ids=str)
+def test_a_target_and_its_end_stand_beside_their_source(delivered, pair, packing):
+  job, found = delivered(pair, data__packing=packing, data__instruction="de: ")
+  assert sorted(row.id for row, *_ in found) == sorted(job.data.train.store.ids)
+  tokenizer, start = job.base.tokenizer, job.network.arch.decoder_start
+  begin = "<s>" if pair[0] == "bart" else ""
+  for row, tokens, (a, r, m), batch in found:
+    assert (tokens["weights"] == 1).all()
+    assert tokenizer.decode(tokens["targets"]) == f"{begin}{row.fields['target']}</s>"
+    assert tokens["inputs"].tolist() == [start, *tokens["targets"][:-1]]
+    mine = batch["source_segments"][a, r] == m + 1
+    source = tokenizer.decode(batch["source"][a, r][mine])
+    assert source == f"{begin}de: {row.fields['source']}</s>"
+    assert list(batch["source_positions"][a, r][mine]) == list(range(mine.sum()))
+    assert list(tokens["positions"]) == list(range(len(tokens["inputs"])))
+  assert job.data.train.counts["stop_ids"] == [tokenizer.eos_token_id]
+  rows = [batch["example_ids"] >= 0 for *_, batch in found]
+  assert any((held.sum(-1) > 1).any() for held in rows) == (packing == "pack")

@@ -284,7 +284,7 @@ def test_metrics_are_means_over_all_tokens_and_their_perplexity():
   assert metrics == pytest.approx(
     {"loss": math.log(8.0), "perplexity": 8.0, "token_accuracy": 0.25}
   )
-  assert set(metrics) == set(chat.METRICS) and chat.DEFAULT_METRIC in chat.METRICS
+  assert set(metrics) == set(chat.TOKEN_METRICS) and chat.DEFAULT_METRIC in chat.METRICS
   huge = chat.metrics(found((1e4, 1.0, 0.0)), None)
   assert math.isfinite(huge["perplexity"]) and json.dumps(huge)
 

@@ -1,0 +1,131 @@
+"""Answers to rows that have one already: generated for some of them, to be scored.
+
+The prompts are those that training sees (`task.prompt`), the stop ids all that it supervised.
+Which rows are answered follows from their ids alone, so that evaluations can be compared.
+"""
+
+import hashlib
+
+from jaxsft import generate, generate_ids, stop_strings, target
+from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.metrics import generated
+
+
+def settings(config):
+  """The keyword arguments of `answered` that a config's `evaluate` group decides."""
+  wanted = config.evaluate
+  return {
+    "count": wanted.generate,
+    "batch_size": wanted.batch_size or config.batch_size,
+    "max_new_tokens": wanted.max_new_tokens,
+    "num_beams": wanted.num_beams,
+    "length_penalty": wanted.length_penalty,
+  }
+
+
+def answered(found, network, params, task, context, *, count, **rules):
+  """([tasks.Found], some of them with an answer; what was counted) of rows with references.
+
+  count: rows to answer, those of the smallest sha256 of their id; -1: all. rules: of `texts`.
+  Counted are the rows that were "answered", "answers_at_limit", which max_new_tokens may have
+  cut, and "unanswerable" rows, whose place the next one takes: without a question, without an
+  answer to compare with, or with a prompt that leaves no room for one.
+  Raises JaxsftError where no row is left.
+  """
+  prompts, passed, limit = {}, 0, rules["max_new_tokens"]
+  for i in by_hash([one.row.id for one in found]):
+    if len(prompts) == count:
+      break
+    prompt = task.prompt(found[i].row, context) if task.references(found[i].row) else None
+    if prompt is None or not fits(network, prompt, limit):
+      passed += 1
+    else:
+      prompts[i] = prompt
+  if not prompts:
+    raise JaxsftError(
+      f"none of {len(found)} held-out rows can be answered: they have no question and answer, "
+      f"or their prompts leave no room for {limit} new tokens; set config.evaluate.generate to "
+      "0, or lower config.evaluate.max_new_tokens"
+    )
+  said = texts(network, params, context.tokenizer, list(prompts.values()), **rules)
+  said = dict(zip(prompts, said, strict=True))
+  counts = {"answered": len(said), "answers_at_limit": sum(cut for _, cut in said.values())}
+  counts |= {"unanswerable": passed} if passed else {}
+  return [
+    one._replace(texts=(said[i][0],)) if i in said else one for i, one in enumerate(found)
+  ], counts
+
+
+def by_hash(ids):
+  """Indices of the ids in an order that follows from each of them alone."""
+  digest = lambda i: hashlib.sha256(ids[i].encode(errors="surrogatepass")).digest()
+  return sorted(range(len(ids)), key=lambda i: (digest(i), i))
+
+
+def fits(network, prompt, max_new_tokens):
+  """Whether the model has positions for a prompt and so many new tokens.
+
+  Raises UsageError where it never has.
+  """
+  room = network.arch.max_positions
+  if max_new_tokens >= room:
+    raise UsageError(
+      f"max_new_tokens is {max_new_tokens}, expected less than the model's {room} positions; "
+      "lower config.evaluate.max_new_tokens, or the flag of that name"
+    )
+  return len(prompt) + (0 if network.has_source else max_new_tokens) <= room
+
+
+def texts(
+  network, params, tokenizer, prompts, *, frame, stop_ids, max_new_tokens, stop=(), **rules
+):
+  """[(text without special tokens, whether it took all of max_new_tokens)] of prompts (ids).
+
+  frame: a target.Frame. stop: texts that end an answer too, as in `generate.n_best`. rules: of
+  `generate_ids.continuations` and `sampling.Rules`.
+  """
+  stops, more = stop_strings.split(stop, tokenizer)
+  found = generate_ids.continuations(
+    network,
+    params,
+    prompts,
+    num_return=1,
+    max_new_tokens=max_new_tokens,
+    frame=frame,
+    stop_ids={*stop_ids, *more},
+    until=stop_strings.until(tokenizer, stops),
+    vocab_limit=1 + max(tokenizer.get_vocab().values()),
+    **rules,
+  )
+  full = max_new_tokens - (frame.last is not None)  # which is a stop id in the last place
+  text = lambda ids: stop_strings.cut(stop_strings.decode(tokenizer, ids), stops)
+  return [(text(best.ids), len(best.ids) >= full) for (best,) in found]
+
+
+def frame_of(base, context):
+  """The `target.Frame` of a checkpoint that was trained as the context says."""
+  return target.frame_of(base.as_trained(context.instruction, context.languages))
+
+
+def stop_ids_of(base, supervised):
+  """Sorted ids: those that were supervised, and the checkpoint's own."""
+  return sorted({*supervised, *generate.stop_ids(base)})
+
+
+def check(config, data, network):
+  """Raises what the first scored evaluation would raise, before the first update.
+
+  data: prepare.Prepared. The references are scored as if they were answers.
+  """
+  if not config.evaluate.generate:
+    return
+  fits(network, (), config.evaluate.max_new_tokens)
+  gold = [data.task.references(row) for row in data.held_out.rows]
+  gold = [texts for texts in gold if texts]
+  for names, rows in (
+    ([n for n in data.context.text_metrics if n in generated.NUMBERS], gold),
+    (data.context.text_metrics, gold[:20]),
+  ):
+    if names and rows:
+      answers = [texts[0] for texts in rows]
+      generated.scores(answers, rows, names, data.context.bleu_tokenizer)
