@@ -122,7 +122,7 @@ def chosen(logits, threshold: float | Sequence[float] = 0.5) -> np.ndarray:
   threshold = np.asarray(threshold, np.float64)
   if not np.all((threshold > 0) & (threshold < 1)):
     raise JaxsftError(f"threshold is {threshold.tolist()}, expected above 0 and below 1")
-  return np.asarray(logits, np.float64) > np.log(threshold) - np.log1p(-threshold)
+  return np.asarray(logits, np.float64) > np.log(threshold / (1 - threshold))
 
 
 def multi(logits, gold, names: Sequence[str], threshold: float | Sequence[float] = 0.5) -> dict:

@@ -218,7 +218,7 @@ def _prf(right, found, wanted):
 
 
 def _sequences(sequences):
-  if isinstance(sequences, str) or any(isinstance(s, str) for s in sequences):
+  if any(isinstance(s, str) for s in sequences):
     raise JaxsftError("expected sequences of tags, found one of strings; put it in a list")
   return sequences
 

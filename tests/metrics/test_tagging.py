@@ -179,6 +179,8 @@ def test_iob1_as_conll_2003_writes_it():
     ([["I-A", "B-A"]], "IOB1"),
     ([["I-A", "B-A"], ["B-B", "O"]], "IOB2"),
     ([["B-A", "I-A", "O", "I-A"], ["B-B"]], "IOB2"),  # broken once
+    ([["I", "B", "O", "I"]], "IOB1"),
+    ([["B-A", "I-B", "I-A"]], "IOB1"),
     ([["I-A", "B-A"], ["I-A"], ["B-B", "O"]], "IOB1"),  # the train file of CoNLL-2003 has such
     ([["B-A", "E-A"]], "IOBES"),
     ([["S-A"]], "IOBES"),
@@ -188,9 +190,11 @@ def test_iob1_as_conll_2003_writes_it():
     ([["B-A", "M-A", "E-A"], ["S-A"]], "BMES"),
     ([["B", "M", "E", "S", "S"]], "BMES"),
     ([["B-A", "E-A", "W-A"]], "BMEWO"),
+    ([["W-A", "O"]], "BMEWO"),
     ([["B", "I", "O"]], "IOB2"),
     ([["NOUN", "O", "X"]], "plain"),
     ([["DT", "NN", "-LRB-"]], "plain"),
+    ([["N-sg", "V-pl", "B"]], "plain"),
     ([["O", "O"]], "plain"),
     ([["I", "O"]], "plain"),
   ],
@@ -224,6 +228,11 @@ def test_gold_as_prediction_scores_exactly_1():
     assert [result[name] for name in names] == [1.0] * len(names)
     assert result["undefined"] == {}
   assert tagging.scores(gold, gold, "IOB2")["broken"] == {"gold": 1, "predicted": 1}
+
+
+def test_tags_without_a_type_stay_so():
+  assert tagging.tags_of([("A", 2, 3), ("_", 0, 2)], 4) == ["B", "I", "B-A", "O"]
+  assert tagging.broken(["B", "I", "O"], "IOB2") == 0
 
 
 def test_broken_sequences_are_read_as_stated():
