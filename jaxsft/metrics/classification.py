@@ -336,7 +336,7 @@ def _temperature(logits, gold):
 def _spread(x):
   """The standard deviation, 0 where it is no more than the rounding of the numbers."""
   deviation = float(np.std(x))
-  return deviation if np.ptp(x) and deviation > 1e-13 * abs(float(np.mean(x))) else 0.0
+  return deviation if deviation > 1e-13 * abs(float(np.mean(x))) else 0.0
 
 
 def _pearson(x, y):

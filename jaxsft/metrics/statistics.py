@@ -115,7 +115,7 @@ def mcc(counts) -> Measured:
     right, n = right.sum(-1), gold.sum(-1)
     both = right * n - (predicted * gold).sum(-1)
     squares = (n**2 - (predicted**2).sum(-1)) * (n**2 - (gold**2).sum(-1))
-    return np.where(squares > 0, both / np.sqrt(np.where(squares > 0, squares, 1.0)), 0.0)
+    return both / np.sqrt(np.where(squares > 0, squares, 1.0))  # 0 / 1 with one class
 
   return Measured("mcc", "max", counts.reshape(len(counts), -1), value)
 
@@ -339,7 +339,7 @@ def _quantiles(values, level):
 
 
 def _p_value(chance, observed):
-  if not len(chance) or np.isnan(observed):
+  if np.isnan(observed):
     return None
   at_least = np.sum(chance >= abs(observed) - 1e-12 * max(1.0, abs(observed)))
   return float((at_least + 1) / (len(chance) + 1))

@@ -40,7 +40,7 @@ NORMALISATIONS = {
   "lower": lambda text: " ".join(text.lower().split()),
   "squad": answers.normalise,
 }
-_FINAL = re.compile(r"#### (-?[0-9.,]*[0-9][0-9.,]*)")
+_FINAL = re.compile(r"#### (-?[0-9.,]+)")
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9][0-9.,]*|\.[0-9]+)")
 _LATIN = re.compile(r"[a-z0-9]+")
 _UNSPACED = (

@@ -113,6 +113,8 @@ def test_one_row_has_no_interval_and_an_undefined_value_is_none():
   assert found == {
     "n": 3, "value": None, "low": None, "high": None, "undefined_resamples": 10,
   }  # fmt: skip
+  nothing = statistics.compare(empty, empty, 5, 5)
+  assert {nothing[k] for k in ("p_bootstrap", "p_randomisation", "wins", "better")} == {None}
   some = statistics.micro_f1(np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]]))
   found = statistics.interval(some, resamples=400)
   assert found["low"] == found["high"] == found["value"] == 1.0
@@ -163,19 +165,23 @@ def test_length_buckets_are_slices():
 
 @pytest.fixture(scope="module")
 def systems():
-  """(references, outputs of two systems): the second is somewhat better."""
+  """(references, outputs of two systems of which the second is better, and of two alike)."""
   one, references = shuffled(1, ENGLISH[:4] + CHINESE[:4], 50)
   two, _ = shuffled(1, ENGLISH[:4] + CHINESE[:4], 50)
   better = [
     row[0] if i % 7 == 0 else t for i, (t, row) in enumerate(zip(two, references, strict=True))
   ]
   worse = [t[: len(t) // 2] if i % 5 == 0 else t for i, t in enumerate(one)]
-  return references, worse, better
+  rng = np.random.default_rng(4)
+  drop = lambda t: "".join(c for c in t if rng.random() < 0.95)
+  near = [drop(row[0]) for row in references], [drop(row[0]) for row in references]
+  return references, (worse, better), near
 
 
+@pytest.mark.parametrize("pair", [1, 2], ids=["unequal", "near"])
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
-def test_significance_is_that_of_sacrebleu(systems, name):
-  references, worse, better = systems
+def test_significance_is_that_of_sacrebleu(systems, name, pair):
+  references, (worse, better) = systems[0], systems[pair]
   metric = {"bleu": BLEU, "chrf": CHRF}[name]()
   values = {}
   for kind, trials in (("bs", 200), ("ar", 500)):
@@ -191,7 +197,10 @@ def test_significance_is_that_of_sacrebleu(systems, name):
   assert found["system"] == pytest.approx(values["bs"][1].score)
   assert found["p_bootstrap"] == pytest.approx(values["bs"][1].p_value, abs=1e-12)
   assert found["p_randomisation"] == pytest.approx(values["ar"][1].p_value, abs=1e-12)
-  assert found["better"] == "system" and 0.9 < found["wins"] <= 1
+  if pair == 1:
+    assert found["better"] == "system" and 0.9 < found["wins"] <= 1
+  else:
+    assert 0.1 < found["p_bootstrap"] < 1 and 0.05 < found["wins"] < 0.95
   assert found["low"] < found["difference"] < found["high"]
 
 
@@ -262,6 +271,19 @@ def test_a_constant_side_has_the_values_of_scikit_learn():
   counts = statistics.class_counts([1, 1, 1], [0, 1, 1], 2)
   assert statistics.mcc(counts).score == sk.matthews_corrcoef([0, 1, 1], [1, 1, 1]) == 0.0
   assert math.isnan(statistics.pearson([0.1] * 3, [1, 2, 3]).score)
+
+
+def test_a_class_counts_where_it_is_predicted_or_gold():
+  counts = statistics.class_counts([0, 2, 1], [0, 1, 1], 4)
+  assert counts[1].tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
+  expected = sk.f1_score([0, 1, 1], [0, 2, 1], average="macro", zero_division=0)
+  assert statistics.macro_f1(counts).score == pytest.approx(expected)
+
+
+def test_pearson_of_large_numbers_is_not_rounded_away():
+  x, y = np.random.default_rng(0).normal(0, 1, (2, 50))
+  found = statistics.pearson(x + 1e9, x + y).score
+  assert found == pytest.approx(stats.pearsonr(x, x + y).statistic, abs=1e-5)
 
 
 def test_perplexity_of_a_uniform_guess():

@@ -184,6 +184,7 @@ def test_words_of_every_script():
   assert text.words("カタカナ、Café") == ["カ", "タ", "カ", "ナ", "café"]
   assert text.words("안녕 하세요") == ["안녕", "하세요"]
   assert text.words("\u0301 a_b 😀") == ["a", "b"]
+  assert text.words("x \u0301y") == ["x", "y"]  # a mark without a letter
 
 
 @given(st.lists(st.sampled_from([*ENGLISH, *CHINESE, *MIXED]), min_size=1, max_size=3))
@@ -206,6 +207,10 @@ def test_rows_that_cannot_score_are_noted():
     "2 of 3 rows have no reference of 2 or more words: rouge2"
   )
   assert text.rouge(["a b"], ["a b"])["notes"] == []
+  assert text.rouge(["a b"], [["dog", "a b"]])["notes"] == []
+  assert text.rouge(["é à"], ["é à"])["notes"][0].startswith(
+    "1 of 1 rows have no reference of 1"
+  )
 
 
 @pytest.mark.parametrize(
@@ -241,6 +246,8 @@ def test_exact_match_names_its_normalisation(normalisation, expected):
     ("between 10-15", None, "15"),
     ("it fell to -4 degrees", None, "-4"),
     ("version 1.2.3", None, None),
+    ("5 in version 1.2.3", None, "5"),
+    ("about .75 of it", None, "0.75"),
     ("####20", None, "20"),
     ("### 20", None, "20"),
     ("#### twenty", None, None),
