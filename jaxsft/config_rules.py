@@ -88,9 +88,22 @@ def _data(c):
     f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
   )
   yield (
-    c.task in ("answer", *WRITE) and (d.labels is not None or d.label_type != "single"),
+    c.task in ("answer", "masked_lm", *WRITE)
+    and (d.labels is not None or d.label_type != "single"),
     f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
   )
+  yield (
+    not 0 < d.mask_rate < 1,
+    f"config.data.mask_rate: found {d.mask_rate}, expected a share above 0 and below 1",
+  )
+  for key, value, usual in (
+    ("mask_rate", d.mask_rate, 0.15),
+    ("whole_words", d.whole_words, False),
+  ):
+    yield (
+      c.task != "masked_lm" and value != usual,
+      f"config.data.{key}: has no effect with task={c.task!r}; set it to {usual!r}",
+    )
   yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
   yield (
     c.task == "answer" and isinstance(d.max_length, int) and d.stride >= d.max_length,

@@ -84,6 +84,8 @@ def make_network(config, base, data):
 def new_head(config, base):
   """Whether the task's head is drawn anew although the file may have one of that name."""
   wanted = tasks.TASKS[config.task].HEAD
+  if wanted == "masked_lm":  # the file's, unless the config says otherwise
+    return config.model.new_head
   own = (*pretrained.LABELLED, "span")
   return wanted in own and (config.model.new_head or base.kind != wanted)
 
@@ -141,11 +143,12 @@ def resumable(config):
   return values
 
 
-def flops_per_token(network, shapes, chosen, lengths):
+def flops_per_token(network, shapes, chosen, lengths, masked=1.0):
   """Floating-point operations of one training token, as log.flops_per_token counts them.
 
   A sentence head reads one token of each example; without a loop over layers, only for
-  these there is more of the last layer than keys and values (layers.run_layers).
+  these there is more of the last layer than keys and values (layers.run_layers). masked: share
+  of the tokens that a "masked_lm" head projects to the vocabulary.
   """
   arch, lengths = network.arch, np.asarray(lengths, np.float64)
   if lengths.ndim == 2:
@@ -155,10 +158,13 @@ def flops_per_token(network, shapes, chosen, lengths):
   mixture = getattr(arch, "experts", None)
   sizes = {}
   for path, leaf in select.paths(shapes):
-    table = path == "embed/tokens/embedding" and network.head.kind == "lm" and network.tied
+    kind = network.head.kind
+    table = path == "embed/tokens/embedding" and kind in ("lm", "masked_lm") and network.tied
     if not (path.endswith("kernel") or table):
       continue
     sizes[path] = leaf.size * (1.0 if path.startswith("layers/") else read)
+    if kind == "masked_lm" and (table or path == "lm_head/kernel"):
+      sizes[path] *= masked
     if path.startswith("layers/"):
       times = arch.layers / len(leaf) if len(leaf.shape) == 3 else arch.layers  # shared: once
       last = read if few and path.split("/")[-2] not in ("k", "v") else 1.0

@@ -116,6 +116,8 @@ def make_context(config, base, names):
     threshold=labels.thresholds(config.evaluate.threshold, names),
     chat_template=template,
     train_on=data.train_on,
+    mask_rate=data.mask_rate,
+    whole_words=data.whole_words,
     stride=data.stride,
     max_answer_length=config.evaluate.max_answer_length,
     n_best=config.evaluate.n_best,

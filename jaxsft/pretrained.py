@@ -209,10 +209,17 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
   )
   new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
   lost = [path for path in new if not (network.head.logits_bias and path == "lm_head/bias")]
-  if lost and network.head.kind in ("lm", "masked_lm"):  # a constant is 0 where it is absent
+  kind = network.head.kind
+  if (
+    lost and kind in ("lm", "masked_lm") and not new_head
+  ):  # a constant is 0 where it is absent
+    advice = ""
+    if kind == "masked_lm":
+      advice = " unless config.model.new_head=True says so"
     raise JaxsftError(
       f"{base.path}: has no tensor for {', '.join(lost)}, which its language model's head "
       "has by config.json; expected it in the file: such a head is never drawn at random"
+      f"{advice}"
     )
   if new:
     draw = lambda key: {p: weights.params.flatten(network.init(key))[p] for p in new}

@@ -85,7 +85,8 @@ def finetune(config, workdir=None):
     config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
   )
   report = prepare.report(data, shapes, chosen, schedule)
-  flops = jobs.flops_per_token(network, shapes, chosen, data.train.store.lengths)
+  lengths, masked = data.train.store.lengths, data.context.mask_rate
+  flops = jobs.flops_per_token(network, shapes, chosen, lengths, masked)
 
   with (
     jax.set_mesh(mesh),
@@ -190,6 +191,8 @@ def batches(job, first):
     by_token, arch = job.data.task.HEAD == "token", job.network.arch
     sources = getattr(arch, "source_vocab", None)
     feed.validate(batch, arch.vocab, job.base.limit, job.classes, store.ids, by_token, sources)
+    if getattr(job.data.task, "SEEDED", False):
+      batch["seeds"] = feed.seeds(batch["example_ids"], job.config.seed, number)
     del batch["example_ids"]
     return batch
 

@@ -64,6 +64,10 @@ BAD = [
   ({"optim.peak_lr": "0"}, "config.optim.peak_lr: found 0.0"),
   ({"optim.end_lr": "1"}, "config.optim.end_lr: found 1.0"),
   ({"loss.label_smoothing": "1"}, "config.loss.label_smoothing: found 1.0"),
+  ({"task": "masked_lm", "data.mask_rate": "1"}, "config.data.mask_rate: found 1.0"),
+  ({"data.mask_rate": "0.3"}, "config.data.mask_rate: has no effect with task='classify'"),
+  ({"data.whole_words": "true"}, "config.data.whole_words: has no effect"),
+  ({"task": "masked_lm", "data.labels": '["a"]'}, "task='masked_lm' has no labels"),
   ({"loss.focal": "-1"}, "config.loss.focal: found -1.0"),
   ({"task": "chat", "loss.focal": "2"}, "config.loss.focal: has no meaning for task='chat'"),
   (

@@ -132,14 +132,15 @@ PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", 
 SPANS = (("bert", "answer"), ("llama", "answer"))
 # tokens (words, letters) of a window, and how many are shared
 WINDOWS = {"bert": (32, 8), "llama": (144, 24)}
-MORE = (("bert", "multi"),)  # met in fewer layouts, to be quick
+MORE = (("bert", "multi"), ("bert", "masked_lm"))  # met in fewer layouts, to be quick
 SEQ2SEQ = (("t5", "seq2seq"), ("bart", "seq2seq"))
 
 
 def word_tokenizer():
   """[CLS] words [SEP], with token types for pairs, as BERT has them."""
   words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLERS, *GOOD, *BAD]
-  words += [f"w{i}" for i in range(61 - len(words))]
+  words += [f"w{i}" for i in range(60 - len(words))]
+  words.append("[MASK]")
   backend = tokenizers.Tokenizer(
     models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
   )
@@ -156,6 +157,7 @@ def word_tokenizer():
     unk_token="[UNK]",
     cls_token="[CLS]",
     sep_token="[SEP]",
+    mask_token="[MASK]",
     model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     model_max_length=BERT["max_position_embeddings"],
   )
@@ -212,12 +214,12 @@ def source_tokenizer(form="$A </s>", special=("<pad>", "</s>", "<s>", "<unk>")):
   )
 
 
-def checkpoint(directory, family, seed=0, labels=(), **changes):
+def checkpoint(directory, family, seed=0, labels=(), kind=None, **changes):
   """Writes a random checkpoint as a Hugging Face directory and returns its path.
 
   BERT comes without a task head (BertModel), Llama as a language model; with labels each is
-  a classifier of sentences. changes: keys of config.json. The vocabulary of Llama is larger
-  than the tokenizer's, as Qwen's is.
+  a classifier of sentences; kind: of another head. changes: keys of config.json. The
+  vocabulary of Llama is larger than the tokenizer's, as Qwen's is.
   """
   module, tokenizer = families.FAMILIES[family], word_tokenizer()
   config = BERT | {"vocab_size": len(tokenizer)}
@@ -229,7 +231,7 @@ def checkpoint(directory, family, seed=0, labels=(), **changes):
     config = {"t5": T5, "bart": BART}[family] | {"vocab_size": len(tokenizer) + 3}
   config |= changes
   arch = module.architecture(config)
-  kind = "sequence" if labels else "none" if family == "bert" else "lm"
+  kind = kind or ("sequence" if labels else "none" if family == "bert" else "lm")
   head = families.head_of(module, arch, kind, len(labels))
   params = networks.Network(arch, head).init(jax.random.key(seed))
   hf_directory.write(
@@ -338,10 +340,11 @@ def config(family, kind, model, data, **overrides):
   optim__peak_lr=1.
   """
   settings = {
-    "task": kind if kind in ("answer", "chat", "seq2seq") else "classify",
+    "task": kind if kind in ("answer", "chat", "masked_lm", "seq2seq") else "classify",
     "steps": 4,
     "batch_size": 8,
     "model.path": str(model),
+    "model.new_head": kind == "masked_lm",  # BERT comes without one
     "model.dropout": 0.0,
     "data.path": str(data),
     "data.id": "name",

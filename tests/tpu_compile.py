@@ -113,7 +113,23 @@ MODELS = {  # name -> (task, config.json)
   "gemma2": ("chat", GEMMA2),
   "mixtral": ("chat", MIXTRAL),
   "deberta-v2": ("classify", DEBERTA),
+  "bert masked": ("masked_lm", BERT),
 }
+
+
+class Tokenizer:
+  """What masked_lm asks of one."""
+
+  mask_token_id, all_special_ids = 103, (0, 100, 101, 102, 103)
+
+  def __len__(self):
+    return BERT["vocab_size"]
+
+  def get_vocab(self):
+    return {str(i): i for i in range(len(self))}
+
+
+TOKENS = {"classify": ["token_types"], "masked_lm": [], "chat": ["targets"]}
 
 
 def main(model, topology, data, fsdp, tensor, expert, dtype):
@@ -122,13 +138,12 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   mesh = sharding.make_mesh(*sizes, devices=found.devices)
   task, raw = MODELS[model]
   family = families.FAMILIES[raw["model_type"]]
-  kind = "sequence" if task == "classify" else "lm"
   arch = family.architecture(raw)
-  head = families.head_of(family, arch, kind, 2)
+  head = families.head_of(family, arch, tasks.TASKS[task].HEAD, 2)
   network = models.Network(arch, head, dtype=dtype, remat="dots")
   settings = config.Config(task=task)
   tx, schedule = job.make_rule(settings.optim, network.shapes(), 100)
-  context = tasks.Context(None, 512, labels=("a", "b"))
+  context = tasks.Context(Tokenizer(), 512, labels=("a", "b"))
   options = tasks.options_of(tasks.TASKS[task], settings.loss, context)
   compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, tx, schedule)
   shapes = jax.eval_shape(partial(step.init_state, tx=tx), network.shapes(), {})
@@ -138,14 +153,16 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
 
   state = jax.tree.map(place, shapes, sharding.shardings_for(shapes, mesh))
   rows = 4 * sharding.row_shards(mesh)
-  token = ["inputs", "positions", "segments"]
-  token += ["token_types"] if task == "classify" else ["targets", "weights"]
-  batch = {name: jax.ShapeDtypeStruct((1, rows, 512), jnp.int32) for name in token}
+  token, value = ((1, rows, n) for n in (512, 8))
+  names = ["inputs", "positions", "segments", *TOKENS[task]]
+  batch = {name: jax.ShapeDtypeStruct(token, jnp.int32) for name in names}
   if task == "classify":
-    batch["labels"] = jax.ShapeDtypeStruct((1, rows, 8), jnp.int32)
-    batch["label_weights"] = jax.ShapeDtypeStruct((1, rows, 8), jnp.float32)
+    batch["labels"] = jax.ShapeDtypeStruct(value, jnp.int32)
+    batch["label_weights"] = jax.ShapeDtypeStruct(value, jnp.float32)
   else:
-    batch["weights"] = jax.ShapeDtypeStruct((1, rows, 512), jnp.float32)
+    batch["weights"] = jax.ShapeDtypeStruct(token, jnp.float32)
+  if task == "masked_lm":
+    batch["seeds"] = jax.ShapeDtypeStruct(value, jnp.uint32)
   batch = {k: place(x, sharding.batch_sharding(mesh, x.ndim, 1)) for k, x in batch.items()}
   with jax.set_mesh(mesh):
     lowered = compiled.trace(state, batch).lower(lowering_platforms=("tpu",))

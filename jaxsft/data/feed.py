@@ -130,6 +130,20 @@ def batches(
     raise
 
 
+def seeds(example_ids: np.ndarray, seed: int, step: int) -> np.ndarray:
+  """uint32 like `example_ids`: a hash of seed, step and example, to draw by on the device.
+
+  The finaliser of SplitMix64 (Steele, Lea, Flood 2014), once for each of the three.
+  """
+  found = np.zeros(example_ids.shape, np.uint64)
+  for part in (np.int64(seed), np.int64(step), example_ids.astype(np.int64)):
+    found = (found ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+    found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found = found ^ (found >> np.uint64(31))
+  return (found >> np.uint64(32)).astype(np.uint32)
+
+
 def validate(
   batch: Batch,
   vocab_size: int,

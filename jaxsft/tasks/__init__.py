@@ -9,6 +9,8 @@ A task module also says:
   GOLD            fields that hold the answer, absent where it is to be predicted
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
+  SEEDED          true where `loss` draws by `seeds` [R,M] uint32, a hash of update and example
+                  that training batches then have
   OUTPUTS         what `predict` speaks of: each "segment" [R,M,…] or "token" [R,T,…]
   options         (settings, context) -> what `loss` and `predict` get, where they need more
                   than the config's `loss` group (see `options_of`)
@@ -53,6 +55,10 @@ class Context:
   """Starts and ends of each window that answers are made of."""
   null_threshold: float | None = None
   """Odds of no answer above which none is given; None: one is always given."""
+  mask_rate: float = 0.15
+  """Share of the tokens, or words, that are hidden."""
+  whole_words: bool = False
+  """Whether words are hidden as a whole."""
   class_weights: tuple[float, ...] | None = None
   """Weight in the loss of each of `labels`, in their order; None: 1 for all."""
   threshold: float | tuple[float, ...] = 0.5
@@ -76,6 +82,7 @@ class Context:
 
 NOT_ENCODED = (
   "tokenizer",
+  "mask_rate",
   "class_weights",
   "threshold",
   "temperature",
@@ -131,6 +138,18 @@ def given_and_gold(row, task):
   return given, {"gold": value} if gold else {}
 
 
-from jaxsft.tasks import answer, chat, classify, seq2seq  # noqa: E402  they use what is above
+from jaxsft.tasks import (  # noqa: E402  they use what is above
+  answer,
+  chat,
+  classify,
+  masked_lm,
+  seq2seq,
+)
 
-TASKS = {"answer": answer, "chat": chat, "classify": classify, "seq2seq": seq2seq}
+TASKS = {
+  "answer": answer,
+  "chat": chat,
+  "classify": classify,
+  "masked_lm": masked_lm,
+  "seq2seq": seq2seq,
+}

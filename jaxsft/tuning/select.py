@@ -18,14 +18,15 @@ def paths(tree, prefix=""):
 def trainable_paths(tree, method, patterns):
   """The set of paths that train.
 
-  method: "all", "head" (leaves under head/, dense/ and dense_norm/) or "regex" (`patterns`
-  searched in the path). Raises UsageError when a pattern, or the whole choice, matches nothing.
+  method: "all", "head" (leaves under head/, dense/, dense_norm/ and lm_head/) or "regex"
+  (`patterns` searched in the path). Raises UsageError when a pattern, or the whole choice,
+  matches nothing.
   """
   names = [path for path, _ in paths(tree)]
   if method == "all":
     return set(names)
   if method == "head":
-    patterns = ("^(head|dense|dense_norm)/",)
+    patterns = ("^(head|dense|dense_norm|lm_head)/",)
   for pattern in patterns:
     try:
       hits = [n for n in names if re.search(pattern, n)]

@@ -31,7 +31,34 @@ def _offline(p):
   p.set("model.sha256", "ab" * 32)
 
 
+def _masked(p, **settings):
+  p.set("task", "masked_lm")
+  for key, value in settings.items():
+    p.set(key.replace("__", "."), value)
+
+
+def _no_mask(p):
+  p.tokenizer("bert", mask_token=None)
+  _masked(p, model__new_head=True)
+
+
 MODELS = [
+  model(
+    "no head for masked tokens",
+    _masked,
+    1,
+    "no tensor for",
+    "lm_head/bias",
+    "config.model.new_head=True",
+  ),
+  model(
+    "a decoder for masked tokens",
+    lambda p: _masked(p, model__path="llama"),
+    1,
+    "llama family has no 'masked_lm' head",
+    "config.task",
+  ),
+  model("no mask token", _no_mask, 1, "no mask token", "pretrained with one"),
   settings(
     "missing model directory",
     1,

@@ -24,6 +24,7 @@ from tests import tiny
 from tests.contract import build
 
 CLASSIFY, CHAT, MULTI = ("bert", "classify"), ("llama", "chat"), ("bert", "multi")
+MASKED = ("bert", "masked_lm")
 TEXTS = ("t5", "seq2seq")
 SCORED = {"evaluate__generate": 2, "evaluate__max_new_tokens": 4, "evaluate__every": 2}
 ANSWER = ("bert", "answer")
@@ -68,6 +69,8 @@ FLIPS = {
   "data.labels": ("data", CLASSIFY, ("pos", "neg"), {}),
   "data.label_type": ("data", CLASSIFY, "number", {}),
   "data.label_separator": ("data", MULTI, ";", {}),
+  "data.mask_rate": ("step", MASKED, 0.2, {}),
+  "data.whole_words": ("data", MASKED, True, {}),
   "data.id": ("data", CLASSIFY, None, {}),
   "data.split": ("data", CLASSIFY, 0.4, {}),
   "data.eval_path": ("data", CLASSIFY, "DATA OF classify", {"data__split": 0.0}),

@@ -13,6 +13,7 @@ from tests import tiny
 from tests.contract import build
 
 STEPS = 2
+BY_TOKEN = ("chat", "masked_lm")  # tasks with logits for every token
 LONG = {"bert": 64, "llama": 400}  # tokens: BERT's last position, and far in Llama's rotations
 
 
@@ -113,11 +114,11 @@ def test_the_export_computes_what_was_trained(finished, pair):
   tokens, segments, types = inputs(pair, 40, np.random.default_rng(0))
   batch = {"inputs": tokens, "segments": segments, "token_types": types}
   ours = np.asarray(jax.jit(job.network.logits)(trainable, batch))
-  ours = ours if pair[1] == "chat" else ours[:, 0]
+  ours = ours if pair[1] in BY_TOKEN else ours[:, 0]
   theirs = model.logits(tokens, segments=segments, token_types=types)
   np.testing.assert_array_equal(theirs, ours)
   old = np.asarray(jax.jit(job.network.logits)(before.trainable, batch))
-  old = old if pair[1] == "chat" else old[:, 0]
+  old = old if pair[1] in BY_TOKEN else old[:, 0]
   assert np.abs(old - ours).max() > 1e-2  # not the weights that it started from
 
 
@@ -126,8 +127,9 @@ def test_torch_computes_the_same(finished, oracle, pair):
   import transformers
 
   run, _ = finished(pair)
-  kind = "AutoModelForCausalLM" if pair[1] == "chat" else "AutoModelForSequenceClassification"
-  model = getattr(transformers, kind).from_pretrained(run.export).eval()
+  kinds = {"chat": "CausalLM", "masked_lm": "MaskedLM"}
+  kind = kinds.get(pair[1], "SequenceClassification")
+  model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(run.export).eval()
   tokens, segments, types = inputs(pair, 40, np.random.default_rng(1))
   if pair == ("llama", "classify"):  # transformers finds the last token by the padding id
     tokens[segments == 0] = model.config.pad_token_id
@@ -137,7 +139,7 @@ def test_torch_computes_the_same(finished, oracle, pair):
   with oracle.no_grad():
     theirs = model(**{k: oracle.tensor(v).long() for k, v in given.items()}).logits.numpy()
   ours = jaxsft.load(run.export).logits(tokens, segments=segments, token_types=types)
-  real = segments > 0 if pair[1] == "chat" else np.ones(len(tokens), bool)
+  real = segments > 0 if pair[1] in BY_TOKEN else np.ones(len(tokens), bool)
   np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4)
 
 
@@ -154,6 +156,8 @@ def test_labels_template_and_stop_ids_are_kept(finished, pair):
     assert config["problem_type"] == "multi_label_classification"
     assert config["id2label"] == {"0": "film", "1": "pos", "2": "the"}
     assert base.label_type == "multi" and base.threshold == 0.3
+  elif pair[1] == "masked_lm":
+    assert config["architectures"] == ["BertForMaskedLM"] and "id2label" not in config
   else:
     end = base.tokenizer.convert_tokens_to_ids("<|im_end|>")
     generation = json.loads((run.export / "generation_config.json").read_text())
@@ -164,6 +168,7 @@ def test_labels_template_and_stop_ids_are_kept(finished, pair):
   if pair[1] != "chat":
     answer = jaxsft.load(run.export).predict([{"text": "the film was good"}])[0]
     said = {"classify": {"label", "score", "scores"}, "number": {"number"}}
+    said["masked_lm"] = {"pseudo_perplexity", "tokens"}
     assert set(answer) == said.get(pair[1], {"labels", "scores"})
     if pair[1] == "multi":
       assert answer["labels"] == [n for n, score in answer["scores"].items() if score > 0.3]
