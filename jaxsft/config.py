@@ -137,7 +137,7 @@ class Loss:
   z_loss: float = 0.0
   """Weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv:2204.02311)."""
   class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
-  """Weight of each label, torch's `weight` or (label_type="multi") `pos_weight`: 1; the same for
+  """Weight of each label, torch's `weight` (label_type="multi": `pos_weight`): 1; the same for
   all labels together, however rare; or {label: weight}, others 1."""
   focal: float = 0.0
   """classify: gamma of the focal loss (arXiv:1708.02002); 0: plain cross-entropy."""
