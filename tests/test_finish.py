@@ -1,10 +1,12 @@
 """What an export is told beside the weights."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 
-from jaxsft import finish, tasks
+from jaxsft import evaluate, finish, tasks
+from jaxsft.errors import JaxsftError
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,28 @@ def test_an_export_names_every_supervised_stop(task, expected):
   facts = finish.export_facts(job)
   assert facts["stop_ids"] == expected
   assert facts["instruction"] == "say " and facts["languages"] == ("en", "de")
+
+
+def test_a_metric_without_a_value_says_why(monkeypatch):
+  found = {"accuracy": 1.0, "undefined": {"mcc": "every gold label is pos"}}
+  job = SimpleNamespace(
+    config=SimpleNamespace(evaluate=SimpleNamespace(generate=0, generate_every=None)),
+    data=SimpleNamespace(
+      task=SimpleNamespace(metrics=lambda *_: found),
+      context=None,
+      held_out=None,
+      eval_plan=None,
+      plan=SimpleNamespace(num_steps=4),
+      sets={},
+    ),
+    logger=SimpleNamespace(pause=contextlib.nullcontext, evaluation=lambda *_: None),
+    eval_step=None,
+    mesh=None,
+    metric="mcc",
+  )
+  monkeypatch.setattr(evaluate, "measure", lambda *_: [])
+  state = SimpleNamespace(trainable={}, frozen={})
+  with pytest.raises(
+    JaxsftError, match=r"mcc=None \(every gold label is pos\), expected a finite"
+  ):
+    finish.evaluate_and_keep_best(job, state, {}, 2)

@@ -30,6 +30,7 @@ def products(jaxpr):
     ("bert", "sequence", 3),
     ("llama", "sequence", 3),
     ("llama", "lm", 1),
+    ("bert", "masked_lm", 1),
   ],
 )
 def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
@@ -44,3 +45,11 @@ def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
     halved = arch.layers - (kind == "sequence")
     counted += 12 * halved * arch.heads.count * arch.heads.dim * 24 / 2
   np.testing.assert_allclose(24 * counted / 3, forward, rtol=1e-6)
+
+
+def test_flops_of_a_masked_token_are_of_few_projections():
+  network, _ = tiny.network("bert", "masked_lm")
+  chosen = {path for path, _ in select.paths(network.shapes())}
+  count = lambda masked: job.flops_per_token(network, network.shapes(), chosen, [24], masked)
+  projection = 6 * network.arch.vocab * network.arch.width
+  np.testing.assert_allclose(count(1.0) - count(0.25), 0.75 * projection, rtol=1e-6)

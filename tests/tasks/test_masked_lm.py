@@ -12,12 +12,14 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxsft import config, job, pretrained, tasks
+from jaxsft import config, job, pretrained, tasks, train
 from jaxsft import models as networks
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
 from jaxsft.tasks import masked_lm
+from jaxsft.tuning import select
 from tests import tiny
+from tests.contract import build
 
 KEY = jax.random.key(0)
 
@@ -495,3 +497,27 @@ def test_a_trained_head_is_kept_and_its_model_is_a_base_for_others(model, tmp_pa
   np.testing.assert_array_equal(
     params["layers"]["attn"]["q"]["kernel"], model[1].params["layers"]["attn"]["q"]["kernel"]
   )
+
+
+def test_the_head_alone_can_train(model):
+  shapes = model[1].network.shapes()
+  chosen = select.trainable_paths(shapes, "head", ())
+  assert chosen == {
+    "dense/bias", "dense/kernel", "dense_norm/bias", "dense_norm/scale", "lm_head/bias"
+  }  # fmt: skip
+
+
+def test_every_update_hides_something_else(model, tmp_path, monkeypatch):
+  """Two epochs of the same rows: the seeds of each example differ from update to update."""
+  monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path / "cache"))
+  rows = tiny.sentences(tmp_path / "rows.jsonl", 8)
+  settings = {"model__new_head": False, "data__split": 0.0, "steps": 4, "accumulate": 2}
+  made = build.job(
+    tiny.config("bert", "masked_lm", model[0], rows, **settings), tiny.devices(1)
+  )
+  seen = [np.asarray(batch["seeds"]) for batch in train.batches(made, 0)]
+  used = [np.sort(s[s != feed.seeds(np.array([-1]), 0, i)[0]]) for i, s in enumerate(seen)]
+  assert [len(u) for u in used] == [8] * 4
+  assert len(set(np.concatenate(used).tolist())) == 32
+  expected = [np.sort(feed.seeds(np.arange(8, dtype=np.int32), 0, i)) for i in range(4)]
+  np.testing.assert_array_equal(used, expected)
