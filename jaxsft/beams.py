@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxsft import sampling
+from jaxsft.models import attention_layer
+
+BLOCK = 64  # ids of which the largest is found first
 
 
 def begin(state, W):
@@ -26,8 +29,9 @@ def begin(state, W):
 
 
 def take_rows(network, state, rows):
-  """The state with what row rows[i] holds in row i; what is found stays."""
-  moved = {name: x[rows] for name, x in state.items() if name not in ("cache", "found")}
+  """The state of the rows [B,W] of each prompt's; what is found stays."""
+  take = lambda x: attention_layer.take_rows(x, rows)
+  moved = {name: take(x) for name, x in state.items() if name not in ("cache", "found")}
   return state | moved | {"cache": network.take_rows(state["cache"], rows)}
 
 
@@ -39,15 +43,13 @@ def choose(logits, network, state, numbers, parts):
   row = {name: state.get(name) for name in ("tokens", "seen")}
   row |= {"places": places, "new": places - state["prompts"]}
   log_p = sampling.ruled(jax.nn.log_softmax(logits), numbers, parts, row)
-  total = state["scores"][:, None] + log_p
+  going, best = _continuations(state["scores"][:, None] + log_p, W, numbers["stop_ids"])
   live, new = by_prompt(state["live"]), by_prompt(row["new"]) + 1
-  stops = sampling.is_stop(jnp.arange(total.shape[1]), numbers)
-  found = _keep_best(state, _likeliest(total, W), stops, live, new, by_prompt(places), numbers)
-  scores, rows, ids = _likeliest(jnp.where(stops, -jnp.inf, total), W)
+  found = _keep_best(state, best, live, new, by_prompt(places), numbers)
+  scores, rows, ids, _ = going
   goes_on = live & _improvable(scores[:, 0], found["scores"], new, numbers)
   goes_on &= (new < numbers["limit"]) & ~jnp.any(broken.reshape(-1, W), 1)
-  stays = jnp.arange(len(total)).reshape(-1, W)
-  rows = jnp.where(live[:, None], rows, stays).reshape(-1)
+  rows = jnp.where(live[:, None], rows, jnp.arange(W))
   ids, alive = ids.reshape(-1), jnp.repeat(goes_on, W)
   broken = state["broken"] | (state["live"] & broken)
   state = take_rows(network, state, rows)
@@ -64,30 +66,60 @@ def choose(logits, network, state, numbers, parts):
   return state | chosen
 
 
-def _likeliest(total, W):
-  """Of the sums total [B*W,V], the W largest of each prompt: (sums, their rows, ids) [B,W]."""
-  sums, ids = jax.lax.top_k(total, W)
-  sums, at = jax.lax.top_k(sums.reshape(-1, W * W), W)
-  rows = jnp.arange(len(at))[:, None] * W + at // W
-  return sums, rows, jnp.take_along_axis(ids.reshape(-1, W * W), at, 1)
+def _continuations(total, W, stop_ids):
+  """The likeliest W of each prompt that go on, and of all; total [B*W,V] are sums.
+
+  Each is (sums, which row of the prompt, ids, whether a stop id completes them), [B,W].
+  """
+  ends = jnp.where(stop_ids < 0, -jnp.inf, total[:, stop_ids])
+  is_stop = jnp.any(jnp.arange(total.shape[1])[:, None] == stop_ids, -1)
+  sums, ids = largest(jnp.where(is_stop, -jnp.inf, total), W)
+  sums = jnp.concatenate([sums, ends], 1)
+  ids = jnp.concatenate([ids, jnp.broadcast_to(stop_ids, ends.shape)], 1)
+  each = sums.shape[1]
+  complete = jnp.arange(each) >= W
+
+  def pick(sums):
+    best, at = jax.lax.top_k(sums.reshape(-1, W * each), W)
+    found = jnp.take_along_axis(ids.reshape(-1, W * each), at, 1)
+    return best, at // each, found, complete[at % each]
+
+  return pick(jnp.where(complete, -jnp.inf, sums)), pick(sums)
 
 
-def _keep_best(state, likeliest, stops, live, new, places, numbers):
-  """`found` after the likeliest continuations that are complete: at a stop id, or the limit."""
-  (sums, rows, ids), found = likeliest, state["found"]
-  ended = (stops[ids] | (new >= numbers["limit"])[:, None]) & live[:, None]
-  norm = _power(new, numbers)[:, None]
+def largest(x, k):
+  """(values, places) [R,k] of the k largest in each row of x [R,V], falling.
+
+  Those of blocks that have the largest maxima: `jax.lax.top_k` of a vocabulary sorts all of
+  it on a CPU, which takes as long as a small model does.
+  """
+  (R, V), size = x.shape, BLOCK
+  count = -(-V // size)
+  if count <= k:
+    return jax.lax.top_k(x, k)
+  blocks = jnp.pad(x, ((0, 0), (0, count * size - V)), constant_values=-jnp.inf)
+  blocks = blocks.reshape(R, count, size)
+  _, at = largest(jnp.max(blocks, -1), k)
+  some = jnp.take_along_axis(blocks, at[..., None], 1)
+  values, places = jax.lax.top_k(some.reshape(R, -1), k)
+  return values, jnp.take_along_axis(at, places // size, 1) * size + places % size
+
+
+def _keep_best(state, best, live, new, places, numbers):
+  """`found` after the likeliest continuations, where they are complete or at the limit."""
+  (sums, rows, ids, complete), found = best, state["found"]
+  ended = (complete | (new >= numbers["limit"])[:, None]) & live[:, None]
   B, W = ids.shape
   index = (jnp.arange(B)[:, None], jnp.arange(W), places[:, None])
-  tokens = state["tokens"][rows].at[index].set(ids, mode="drop")
+  tokens = attention_layer.take_rows(state["tokens"], rows).reshape(B, W, -1)
   offered = {
-    "scores": jnp.where(ended, sums / norm, -jnp.inf),
-    "tokens": tokens,
-    "lengths": new[:, None] - stops[ids],
+    "scores": jnp.where(ended, sums / _power(new, numbers)[:, None], -jnp.inf),
+    "tokens": tokens.at[index].set(ids, mode="drop"),
+    "lengths": new[:, None] - complete,
   }
   both = {name: jnp.concatenate([found[name], offered[name]], 1) for name in found}
-  scores, best = jax.lax.top_k(both["scores"], W)
-  take = lambda x: jnp.take_along_axis(x, best.reshape(B, W, *(1,) * (x.ndim - 2)), 1)
+  scores, kept = jax.lax.top_k(both["scores"], W)
+  take = lambda x: jnp.take_along_axis(x, kept.reshape(B, W, *(1,) * (x.ndim - 2)), 1)
   return {"scores": scores, "tokens": take(both["tokens"]), "lengths": take(both["lengths"])}
 
 

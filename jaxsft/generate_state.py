@@ -37,7 +37,7 @@ def read(network, params, state, inputs, segments, numbers, *, parts, room, last
   if parts.penalised:
     ids = jnp.where(segments > 0, inputs, network.arch.vocab)
     state["seen"] = state["seen"].at[rows, ids].set(True, mode="drop")
-  return _first(network, params, state, numbers, parts) if last else state
+  return _first(network, params, state, numbers, parts) if last else _over_rows(state)
 
 
 @partial(jax.jit, static_argnames=("network", "parts", "room"))
@@ -73,7 +73,7 @@ def extend(network, params, state, steps, numbers, *, parts):
     state = state | {"x": x[:, 0], "cache": cache}
     return done + 1, _choose(network, params, state, numbers, parts)
 
-  return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1]
+  return _over_rows(jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1])
 
 
 def _empty(network, cache, prompts, parts):
@@ -94,8 +94,8 @@ def _empty(network, cache, prompts, parts):
 def _first(network, params, state, numbers, parts):
   """The state of rows that have been read, with the first token of each copy of them."""
   if parts.copies > 1:
-    rows = jnp.repeat(jnp.arange(len(state["live"])), parts.copies)
-    state = beams.take_rows(network, state, rows)
+    same = jnp.zeros((len(state["live"]), parts.copies), jnp.int32)
+    state = beams.take_rows(network, state, same)
   if parts.beams:
     state = beams.begin(state, parts.copies)
   else:
@@ -107,7 +107,7 @@ def _choose(network, params, state, numbers, parts):
   """The state with the next token of each live row, or with the row ended by a stop id."""
   logits = network.vocabulary_logits(params, state["x"])
   if parts.beams:
-    return beams.choose(logits, network, state, numbers, parts)
+    return _over_rows(beams.choose(logits, network, state, numbers, parts))
   broken, places = jnp.isnan(jnp.max(logits, -1)), state["cache"]["lengths"]
   row = {name: state.get(name) for name in ("tokens", "seen")}
   row |= {"places": places, "new": places - state["prompts"]}
@@ -126,4 +126,12 @@ def _choose(network, params, state, numbers, parts):
   }
   if parts.penalised:
     chosen["seen"] = state["seen"].at[rows, token].set(True)
-  return state | chosen
+  return _over_rows(state | chosen)
+
+
+def _over_rows(state):
+  """The state with its rows where batches have them on the mesh: what goes in comes out."""
+  pin = lambda x: sharding.constrain(x, sharding.ROWS, *(None,) * (x.ndim - 1))
+  held = {name: pin(x) for name, x in state["cache"].items() if getattr(x, "ndim", 9) < 3}
+  rest = {name: jax.tree.map(pin, x) for name, x in state.items() if name != "cache"}
+  return rest | {"cache": state["cache"] | held}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, generate_ids, generate_state, models, sharding, target
+from jaxsft import beams, families, generate_ids, generate_state, models, sharding, target
 from jaxsft.errors import UsageError
 from jaxsft.models import heads
 from tests.families import torch_encoder_decoders
@@ -71,7 +71,7 @@ def kind(request, oracle):
   return name, model, network, params, SOURCES
 
 
-def theirs(torch, kind, stops, limit=LIMIT, beams=W, **settings):
+def theirs(torch, kind, stops, limit=LIMIT, width=W, **settings):
   """[[(ids without their end, score)]] of torch, which pads decoders on the left."""
   name, model, network, _, prompts = kind
   longest = max(map(len, prompts))
@@ -86,8 +86,8 @@ def theirs(torch, kind, stops, limit=LIMIT, beams=W, **settings):
       [pad([1] * len(row), 0, size) for row, size in zip(prompts, pads, strict=True)]
     ),
     max_new_tokens=limit,
-    num_beams=beams,
-    num_return_sequences=beams,
+    num_beams=width,
+    num_return_sequences=width,
     do_sample=False,
     eos_token_id=list(stops) or None,
     return_dict_in_generate=True,
@@ -100,12 +100,12 @@ def theirs(torch, kind, stops, limit=LIMIT, beams=W, **settings):
     (row[:end], score)
     for row, end, score in zip(rows, ends, out.sequences_scores.tolist(), strict=True)
   ]
-  return [found[i : i + beams] for i in range(0, len(found), beams)]
+  return [found[i : i + width] for i in range(0, len(found), width)]
 
 
-def ours(kind, stops, limit=LIMIT, beams=W, **settings):
+def ours(kind, stops, limit=LIMIT, width=W, **settings):
   name, _, network, params, prompts = kind
-  settings = {"num_beams": beams, "num_return": beams} | BASE.get(name, {}) | settings
+  settings = {"num_beams": width, "num_return": width} | BASE.get(name, {}) | settings
   return generate_ids.continuations(
     network, params, prompts, max_new_tokens=limit, stop_ids=stops, **settings
   )
@@ -154,7 +154,7 @@ def test_rules(oracle, kind):
 def test_more_stops_and_fewer_rows_at_a_time(oracle, kind):
   stops, few = (3, 4, 5, 6, 40), {"batch_size": 7}  # two prompts with their beams
   for some in (stops, ()):
-    check(ours(kind, some, beams=3, **few), theirs(oracle, kind, some, beams=3))
+    check(ours(kind, some, width=3, **few), theirs(oracle, kind, some, width=3))
 
 
 @pytest.mark.parametrize("kind", ["llama", "bart"], indirect=True)
@@ -178,6 +178,14 @@ def test_forced_and_banned_tokens(oracle, kind):
 def test_short_answers(oracle, kind, limit):
   stops = STOPS[kind[0]]
   check(ours(kind, stops, limit), theirs(oracle, kind, stops, limit))
+
+
+@pytest.mark.parametrize(("V", "k"), [(61, 4), (64 * 5, 4), (64 * 64 * 3 + 5, 7), (200, 4)])
+def test_the_largest_of_a_vocabulary(V, k):
+  x = np.random.default_rng(0).normal(size=(3, V)).astype(np.float32)
+  x[0, V // 2 :] = -np.inf
+  for ours_is, theirs_is in zip(beams.largest(x, k), jax.lax.top_k(x, k), strict=True):
+    np.testing.assert_array_equal(ours_is, theirs_is)
 
 
 # --- what must not matter --------------------------------------------------------------

@@ -103,12 +103,26 @@ def test_no_prompts(llama):
   assert run(llama, []) == []
 
 
-def test_parameters_on_a_mesh(llama, greedy):
+def test_parameters_on_a_mesh(llama, greedy, monkeypatch):
+  """The same; rows lie over data and fsdp, and calls hand each other what they take."""
   network, params = llama
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   params = jax.device_put(params, sharding.shardings_for(params, mesh))
+  extend, seen = generate_state.extend, []
+
+  def looking(network, params, state, *rest, **how):
+    seen.append({x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state["cache"])})
+    return extend(network, params, state, *rest, **how)
+
+  monkeypatch.setattr(generate_state, "extend", looking)
+  before = extend._cache_size()
   with jax.set_mesh(mesh):
-    assert run((network, params), prompts()[:2]) == greedy[:2]
+    found = run((network, params), prompts()[:2], on_token=lambda *_: None)
+  assert found == greedy[:2] and len(seen) == 2 and extend._cache_size() == before + 1
+  K, room, H = network.arch.heads.kv, 48, network.arch.heads.dim
+  assert (
+    seen == [{(network.arch.layers, K, room, H), (1, room), (1,)}] * 2
+  )  # a row of four each
 
 
 # --- where rows end --------------------------------------------------------------------

@@ -153,8 +153,8 @@ class Network:
     return self.module.prefill(self, params, _complete(batch), length)
 
   def take_rows(self, cache, rows):
-    """The cache with what row rows[i] held in row i; there may be more rows than before."""
-    return self.module.take_rows(cache, rows)
+    """See decoder.take_rows."""
+    return self.module.take_rows(self, cache, rows)
 
   def decode(self, params, inputs, cache, *, segments=None, positions=None):
     """See decoder.decode; `vocabulary_logits` makes logits of what it returns."""

@@ -6,6 +6,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxsft import sharding
 from jaxsft.models import attention, layers, rope
 
 
@@ -130,7 +131,7 @@ def keys_and_values(params, source, heads):
   made = (layers.linear(params[name], source, source.dtype) for name in ("k", "v"))
   shape = (*source.shape[:2], heads.kv, heads.dim)
   turn = lambda y: y.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, shape[1], heads.dim)
-  return tuple(turn(y) for y in made)
+  return tuple(over_rows(turn(y)) for y in made)
 
 
 def _store(held, new, slots):
@@ -138,14 +139,30 @@ def _store(held, new, slots):
   B, T, K, H = new.shape
   new = new.transpose(0, 2, 1, 3).reshape(B * K, T, H).astype(held.dtype)
   rows = jnp.arange(B * K)[:, None]
-  return held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop")
+  return over_rows(held.at[rows, jnp.repeat(slots, K, axis=0)].set(new, mode="drop"))
 
 
-def take_rows(held, rows, B):
-  """held [...,B*K,S,H] as [...,n*K,S,H], where row i of n holds what row rows[i] of B held."""
-  *lead, BK, S, H = held.shape
-  held = held.reshape(*lead, B, BK // B, S, H)
-  return jnp.take(held, rows, axis=len(lead)).reshape(*lead, -1, S, H)
+def take_rows(x, rows):
+  """Of B groups of neighbouring rows x [B*G,…] those at rows [B,W] of each, [B*W,…]."""
+  B, W = rows.shape
+  groups = x.reshape(B, -1, *x.shape[1:])
+  index = rows.reshape(B, W, *(1,) * (x.ndim - 1))
+  return jnp.take_along_axis(groups, index, axis=1).reshape(B * W, *x.shape[1:])
+
+
+def take_cached_rows(held, rows, K):
+  """`take_rows` of held [B*G*K,S,H], or of a stack [L,…] of them."""
+  B, W = rows.shape
+  *lead, _, S, H = held.shape
+  held = held.reshape(*lead, B, -1, K, S, H)
+  index = rows.reshape(*(1,) * len(lead), B, W, 1, 1, 1)
+  held = jnp.take_along_axis(held, index, axis=len(lead) + 1)
+  return over_rows(held.reshape(*lead, B * W * K, S, H))
+
+
+def over_rows(held):
+  """held [...,B*K,S,H] on the mesh as its rows lie; every device of a row has all heads."""
+  return sharding.constrain(held, *(None,) * (held.ndim - 3), sharding.ROWS, None, None)
 
 
 def _of_rows(held, B):

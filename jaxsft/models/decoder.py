@@ -291,11 +291,12 @@ def empty_cache(network, params, rows, length, prompts=None):
   """
   arch = network.arch
   shape = (rows * arch.heads.kv, length, arch.heads.dim)
+  zeros = lambda *L: attention_layer.over_rows(jnp.zeros((*L, *shape), network.dtype))
 
   def room():
     if isinstance(params["layers"], tuple):
-      return tuple(jnp.zeros(shape, network.dtype) for _ in range(arch.layers))
-    return jnp.zeros((arch.layers, *shape), network.dtype)
+      return tuple(zeros() for _ in range(arch.layers))
+    return zeros(arch.layers)
 
   return {
     "k": room(),
@@ -339,11 +340,12 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   return x, {"k": k, "v": v, "segments": held, "lengths": lengths, "long": long}
 
 
-def take_rows(cache, rows):
-  """The cache of rows of which the i-th holds what row rows[i] of `cache` held."""
-  take = partial(attention_layer.take_rows, rows=rows, B=len(cache["lengths"]))
+def take_rows(network, cache, rows):
+  """Of B groups of neighbouring rows of a cache those at rows [B,W] of each: a cache of B*W."""
+  take = partial(attention_layer.take_cached_rows, rows=rows, K=network.arch.heads.kv)
   kept = {name: jax.tree.map(take, cache[name]) for name in ("k", "v")}
-  return kept | {name: cache[name][rows] for name in ("segments", "lengths", "long")}
+  rest = ("segments", "lengths", "long")
+  return kept | {name: attention_layer.take_rows(cache[name], rows) for name in rest}
 
 
 def _original(arch):

@@ -363,11 +363,11 @@ def prefill(network, params, batch, length):
   }
 
 
-def take_rows(cache, rows):
-  """See decoder.take_rows; sources stay: the rows of each, as many, must stand side by side."""
-  take = partial(attention_layer.take_rows, rows=rows, B=len(cache["lengths"]))
-  moved = {name: cache[name][rows] for name in ("segments", "lengths")}
-  return {**cache, **moved, "own": jax.tree.map(take, cache["own"])}
+def take_rows(network, cache, rows):
+  """See decoder.take_rows; the sources stay as they are, one for each group of rows."""
+  take = partial(attention_layer.take_cached_rows, rows=rows, K=network.arch.heads.kv)
+  rest = {x: attention_layer.take_rows(cache[x], rows) for x in ("segments", "lengths")}
+  return {**cache, **rest, "own": jax.tree.map(take, cache["own"])}
 
 
 def decode(network, params, inputs, cache, *, segments=None, positions=None):
