@@ -10,7 +10,7 @@ import typing
 
 import jax
 
-from jaxsft import command, config_values, hf_directory
+from jaxsft import command, config_values, hf_directory, tasks
 from jaxsft import config as config_lib
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -35,6 +35,7 @@ def write(base, network, params, directory, facts, dtype):
     labels=labels,
     label_type=facts["label_type"],
     threshold=facts.get("threshold", 0.5),
+    answering=facts.get("answering"),
     dtype=dtype,
     generation_config=base.generation,
   )
@@ -48,6 +49,7 @@ def save(model, directory, dtype="float32"):
     "labels": model.context.labels,
     "label_type": model.context.label_type,
     "threshold": model.context.threshold,
+    "answering": tasks.answering(model.context),
     "chat_template": None,
     "instruction": model.context.instruction,
     "languages": None,

@@ -217,6 +217,7 @@ def export_facts(job):
     "labels": list(context.labels),
     "label_type": context.label_type,
     "threshold": context.threshold,
+    "answering": tasks.answering(context),
     "chat_template": context.chat_template,
     "stop_ids": stop_ids(job) if writes else [],
     "instruction": context.instruction,

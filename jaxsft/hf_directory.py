@@ -27,6 +27,8 @@ from jaxsft.weights import params as params_lib
 MANIFEST = "jaxsft_export.json"
 THRESHOLD = "jaxsft_threshold"
 """Key of config.json with the `threshold` of tasks.Context, of a head of many labels."""
+ANSWERING = "jaxsft_answers"
+"""Key of config.json with the fields tasks.ANSWERING, of a head that finds answers."""
 FRAME = (  # how a target begins and ends; old checkpoints have it in config.json
   "decoder_start_token_id",
   "forced_bos_token_id",
@@ -49,6 +51,7 @@ def write(
   labels: Sequence[str] = (),
   label_type: str = "single",
   threshold: float | Sequence[float] = 0.5,
+  answering: Mapping[str, Any] | None = None,
   dtype: str = "float32",
   generation_config: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -57,8 +60,8 @@ def write(
   source_config: config.json of the checkpoint it was loaded from. chat_template: the one
   trained with; None: the tokenizer's own. stop_ids: every id that was supervised as an
   end, for "lm" heads. labels: names in id order, () for a regression. label_type, threshold:
-  as in tasks.Context. generation_config: that of the checkpoint, whose sampling settings are
-  kept.
+  as in tasks.Context; answering: its fields tasks.ANSWERING, for "span" heads.
+  generation_config: that of the checkpoint, whose sampling settings are kept.
 
   Everything is written beside `directory`, loaded again from there and compared bit for
   bit, and only then takes its name: an earlier export of ours is replaced, anything else
@@ -68,7 +71,10 @@ def write(
   _check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
-  config.pop(THRESHOLD, None)
+  for key in (THRESHOLD, ANSWERING):
+    config.pop(key, None)
+  if head.kind == "span" and answering:
+    config[ANSWERING] = dict(answering)
   if head.kind == "sequence" and label_type == "multi":
     config["problem_type"] = "multi_label_classification"
     config[THRESHOLD] = threshold

@@ -196,9 +196,8 @@ def _rows(flags, config):
 def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
-  names = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
-  names += ("instruction", "chat_template")
-  own = {name: getattr(found, name) for name in names}
+  own = {name: getattr(found, name) for name in ("instruction", "chat_template")}
+  own |= tasks.answering(found)
   return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))
 
 

@@ -76,6 +76,13 @@ class Pretrained:
     return tuple(found) if isinstance(found, list) else found
 
   @property
+  def answering(self):
+    """{name: value} of the fields tasks.ANSWERING that the head was exported with, or usual."""
+    usual = {"max_length": self.limit, "stride": min(128, self.limit // 4)}
+    found = self.config.get(hf_directory.ANSWERING, {}) if self.kind == "span" else {}
+    return usual | {name: found[name] for name in tasks.ANSWERING if name in found}
+
+  @property
   def limit(self):
     """Longest sequence in tokens."""
     return self.arch.max_positions
@@ -370,14 +377,13 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
     raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")
   context = tasks.Context(
     base.tokenizer,
-    base.limit,
-    "truncate",
-    base.labels,
-    base.label_type,
-    stride=min(128, base.limit // 4),
+    too_long="truncate",
+    labels=base.labels,
+    label_type=base.label_type,
     threshold=base.threshold,
     instruction=base.instruction,
     max_target_length=base.limit,
     decoder_start=base.decoder_start,
+    **base.answering,
   )
   return Model(base, network, params, context)

@@ -109,6 +109,7 @@ DEBERTA = {  # scores with biases: no kernel for them
 }
 MODELS = {  # name -> (task, config.json)
   "bert": ("classify", BERT),
+  "bert reader": ("answer", BERT),
   "llama": ("chat", LLAMA),
   "gemma2": ("chat", GEMMA2),
   "mixtral": ("chat", MIXTRAL),
@@ -129,7 +130,10 @@ class Tokenizer:
     return {str(i): i for i in range(len(self))}
 
 
-TOKENS = {"classify": ["token_types"], "masked_lm": [], "chat": ["targets"]}
+# What a batch has beside inputs, positions and segments, and what the supervised ones have.
+TOKENS = {"masked_lm": [], "chat": ["targets"]}
+TOKENS |= dict.fromkeys(("answer", "classify"), ["token_types"])
+LABELS = {"answer": ("starts", "ends"), "classify": ("labels",)}
 
 
 def main(model, topology, data, fsdp, tensor, expert, dtype):
@@ -156,8 +160,8 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   token, value = ((1, rows, n) for n in (512, 8))
   names = ["inputs", "positions", "segments", *TOKENS[task]]
   batch = {name: jax.ShapeDtypeStruct(token, jnp.int32) for name in names}
-  if task == "classify":
-    batch["labels"] = jax.ShapeDtypeStruct(value, jnp.int32)
+  if task in LABELS:
+    batch |= {name: jax.ShapeDtypeStruct(value, jnp.int32) for name in LABELS[task]}
     batch["label_weights"] = jax.ShapeDtypeStruct(value, jnp.float32)
   else:
     batch["weights"] = jax.ShapeDtypeStruct(token, jnp.float32)

@@ -94,6 +94,10 @@ NOT_ENCODED = (
 """Fields of Context that `encode` does not read, or that are hashed elsewhere."""
 
 
+ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
+"""Fields of Context by which questions are answered; an export keeps them."""
+
+
 class Encoded(NamedTuple):
   """What `encode` makes of one row."""
 
@@ -128,6 +132,11 @@ def options_of(task, settings, context):
   settings: the config's `loss` group, which it is where the task has no `options`.
   """
   return task.options(settings, context) if hasattr(task, "options") else settings
+
+
+def answering(context):
+  """{name: value} of the fields ANSWERING of a Context."""
+  return {name: getattr(context, name) for name in ANSWERING}
 
 
 def given_and_gold(row, task):

@@ -48,8 +48,13 @@ def encode(row, context):
 
 def _encode(fields, context):
   question, passage = fields["question"], fields["context"]
-  labelled = fields.get("answers") is not None
+  labelled = "answers" in fields
   text, spans = f"{question} | {passage}", []
+  if labelled and fields["answers"] is None:
+    raise JaxsftError(
+      "answers is null, expected a list, and an empty one where the question has no answer; "
+      "correct the row"
+    )
   if labelled and not fields["answers"] and context.null_threshold is None:
     raise JaxsftError(
       "the question has no answer, but config.evaluate.null_threshold is None, which always "

@@ -33,6 +33,8 @@ SETTINGS = {
   "log.every": 1,
 }
 CHAT = SETTINGS | {"task": "chat", "model.path": "llama", "data.path": "chats.jsonl"}
+ANSWER = SETTINGS | {"task": "answer", "data.path": "questions.jsonl", "data.split": 0.0}
+ANSWER |= {"data.max_length": 32, "data.stride": 8}
 
 
 def build(root):
@@ -41,6 +43,7 @@ def build(root):
   tiny.checkpoint(root / "llama", "llama")
   tiny.sentences(root / "rows.jsonl", 30)
   tiny.chats(root / "chats.jsonl", 12)
+  tiny.questions(root / "questions.jsonl", 12)
   (root / "new.jsonl").write_text('{"text": "the film was good"}\n{"text": "a dull cast"}\n')
   (root / "config.py").write_text(_config_file(SETTINGS))
 
@@ -64,8 +67,8 @@ class Place:
       "export": {"run": "run", "out": "out"},
     }[verb]
     self.rest = []
-    if task == "chat":
-      (root / "config.py").write_text(_config_file(CHAT))
+    if task in ("answer", "chat"):
+      (root / "config.py").write_text(_config_file(ANSWER if task == "answer" else CHAT))
 
   @property
   def argv(self):

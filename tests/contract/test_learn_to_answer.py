@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import predict, prepare, pretrained, train
+from jaxsft import config as config_lib
+from jaxsft import predict, prepare, pretrained, tasks, train
 from jaxsft.data import feed
 from jaxsft.data.read import read_rows
+from jaxsft.errors import JaxsftError
 from jaxsft.tasks import answer
 from tests import tiny
 from tests.contract import build
@@ -70,24 +72,58 @@ def test_predict(taught, where):
   model = jaxsft.load(run.directory if where == "run directory" else run.export)
   assert model.base.task == "answer" and model.context.labels == ()
   asked = [{"question": r["question"], "context": r["context"]} for r in rows]
-  window, stride = config.data.max_length, config.data.stride
-  assert model.context.stride == min(128, model.base.limit // 4) and stride < window
+  context = model.context  # windows and threshold are those of the training
+  assert (context.max_length, context.stride) == (config.data.max_length, config.data.stride)
+  assert context.null_threshold == 0
   for row, said in zip(rows, model.predict(asked), strict=True):
-    if row["answers"]:
-      start, text = row["answers"][0]["start"], row["answers"][0]["text"]
-      if len(row["context"].split()) < 20:  # others in windows that it has never seen
-        assert (said["answer"], said["start"], said["end"]) == (text, start, start + len(text))
-        assert said["score"] > 0.5 and said["null_odds"] < 0
-    assert row["context"][said["start"] : said["end"]] == said["answer"] != ""
+    text, place = row["answers"][0]["text"] if row["answers"] else "", (None, None)
+    if text:
+      place = (row["answers"][0]["start"], row["answers"][0]["start"] + len(text))
+      assert row["context"][said["start"] : said["end"]] == text
+    assert (said["answer"], said["start"], said["end"]) == (text, *place)
+    assert said["score"] > 0.5 and (said["null_odds"] > 0) == (not text)
 
 
-def test_the_verb_with_the_config_of_training(taught, tmp_path):
-  """Windows and threshold are the config's: every answer, and none where there is none."""
+def test_a_row_without_a_context_is_told(taught):
+  model = jaxsft.load(taught[0].export)
+  with pytest.raises(JaxsftError, match=r"row 1: has no context, found the fields question"):
+    model.predict([{"question": "?", "context": "a film"}, {"question": "?"}])
+  with pytest.raises(JaxsftError, match=r"row 0: the question leaves room for 0 of \d+ tokens"):
+    model.predict([{"question": "end " * 40, "context": "film " * 21}])
+
+
+def test_saved_again_it_answers_the_same(taught, tmp_path):
+  model = jaxsft.load(taught[0].export)
+  model.save(tmp_path / "again")
+  again = jaxsft.load(tmp_path / "again")
+  assert tasks.answering(again.context) == tasks.answering(model.context)
+  config = json.loads((tmp_path / "again" / "config.json").read_text())
+  assert set(config.pop("jaxsft_answers")) == set(tasks.ANSWERING)
+  (tmp_path / "again" / "config.json").write_text(json.dumps(config))
+  plain = jaxsft.load(tmp_path / "again").context  # as someone else would have written it
+  limit = model.base.limit
+  assert (plain.max_length, plain.stride) == (limit, min(128, limit // 4))
+  assert plain.null_threshold is None and plain.n_best == 20
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_trained_head_goes_on_unless_a_new_one_is_asked_for(taught, new_head):
+  run, config, _ = taught
+  for key, value in {"model.path": str(run.export), "model.new_head": new_head}.items():
+    config = config_lib.override(config, key, value)
+  heads = (build.params(build.job(config, tiny.devices(1))), jaxsft.load(run.export).params)
+  ours, trained = (np.asarray(params["head"]["kernel"]) for params in heads)
+  assert (ours == trained).all() != new_head
+
+
+def test_the_verb_with_a_config(taught, tmp_path):
+  """Windows and threshold are the config's: here nothing is thought to have no answer."""
   run, config, rows = taught
   out, given = tmp_path / "out.jsonl", tmp_path / "config.py"
   given.write_text(
     "from jaxsft import config\n\n\ndef get_config(arg=''):\n"
-    f"  return config.from_dict({config_dict(run)!r})\n"
+    f"  found = config.from_dict({config_dict(run)!r})\n"
+    "  return config.override(found, 'evaluate.null_threshold', 1e9)\n"
   )
   predict.main(
     [f"--model={run.export}", f"--data={config.data.path}", f"--out={out}", f"--config={given}"]
@@ -95,8 +131,8 @@ def test_the_verb_with_the_config_of_training(taught, tmp_path):
   said = [json.loads(line) for line in out.read_text().splitlines()]
   assert [one["id"] for one in said] == [row["name"] for row in rows]
   for one, row in zip(said, rows, strict=True):
-    gold = row["answers"][0] if row["answers"] else {"text": "", "start": None}
-    assert (one["answer"], one["start"]) == (gold["text"], gold["start"])
+    gold = row["answers"][0]["text"] if row["answers"] else one["answer"]
+    assert one["answer"] == gold != ""
 
 
 def config_dict(run):
