@@ -6,7 +6,7 @@ Which rows are answered follows from their ids alone, so that evaluations can be
 
 import hashlib
 
-from jaxsft import generate, generate_ids, stop_strings, target
+from jaxsft import generate, target
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.metrics import generated
 
@@ -76,30 +76,13 @@ def fits(network, prompt, max_new_tokens):
   return len(prompt) + (0 if network.has_source else max_new_tokens) <= room
 
 
-def texts(
-  network, params, tokenizer, prompts, *, frame, stop_ids, max_new_tokens, stop=(), **rules
-):
+def texts(network, params, tokenizer, prompts, **rules):
   """[(text without special tokens, whether it took all of max_new_tokens)] of prompts (ids).
 
-  frame: a target.Frame. stop: texts that end an answer too, as in `generate.n_best`. rules: of
-  `generate_ids.continuations` and `sampling.Rules`.
+  rules: of `generate.written`.
   """
-  stops, more = stop_strings.split(stop, tokenizer)
-  found = generate_ids.continuations(
-    network,
-    params,
-    prompts,
-    num_return=1,
-    max_new_tokens=max_new_tokens,
-    frame=frame,
-    stop_ids={*stop_ids, *more},
-    until=stop_strings.until(tokenizer, stops),
-    vocab_limit=1 + max(tokenizer.get_vocab().values()),
-    **rules,
-  )
-  full = max_new_tokens - (frame.last is not None)  # which is a stop id in the last place
-  text = lambda ids: stop_strings.cut(stop_strings.decode(tokenizer, ids), stops)
-  return [(text(best.ids), len(best.ids) >= full) for (best,) in found]
+  found = generate.written(network, params, tokenizer, prompts, **rules)
+  return [(best.text, best.full) for (best,) in found]
 
 
 def frame_of(base, context):

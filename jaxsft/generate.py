@@ -43,6 +43,8 @@ class Answer(NamedTuple):
   text: str
   score: float
   """See generate_ids.Continuation."""
+  full: bool
+  """Whether it took all of max_new_tokens, which may have cut it."""
 
 
 # --- one prompt ------------------------------------------------------------------------
@@ -51,7 +53,7 @@ class Answer(NamedTuple):
 def answer(model, prompt, **settings):
   """The answer of a `pretrained.Model` to a text or to a list of messages.
 
-  settings: of `answers` and `sampling.Rules`; those not given are the checkpoint's.
+  settings: of `written`; those not given are the checkpoint's.
   """
   if "num_return" in settings:
     raise UsageError(
@@ -104,49 +106,64 @@ def _instructed(model, prompt):
 def answers(network, params, tokenizer, prompts, **settings):
   """The answer to each prompt, a text or a list of messages, without its special tokens.
 
-  settings: of `n_best`, `generate_ids.continuations` and `sampling.Rules`.
+  settings: of `n_best`.
   """
   found = n_best(network, params, tokenizer, prompts, num_return=1, **settings)
   return [best[0].text for best in found]
 
 
-def n_best(
+def n_best(network, params, tokenizer, prompts, *, num_return, template=None, **settings):
+  """The num_return best `Answer`s to each prompt, best first, in the order of the prompts.
+
+  template: Jinja text; None: the tokenizer's own. settings: of `written`.
+  """
+  read = encode_source if network.has_source else partial(encode, template=template)
+  ids = [read(prompt, tokenizer=tokenizer) for prompt in prompts]
+  return written(network, params, tokenizer, ids, num_return=num_return, **settings)
+
+
+def written(
   network,
   params,
   tokenizer,
   prompts,
   *,
-  num_return,
+  max_new_tokens,
   stop_ids,
-  template=None,
+  num_return=1,
+  frame=None,
   stop=(),
   on_text=None,
   **settings,
 ):
-  """The num_return best `Answer`s to each prompt, best first, in the order of the prompts.
+  """The num_return best `Answer`s to each prompt (a list of ids), best first.
 
-  template: Jinja text; None: the tokenizer's own. stop: a text or several; an answer ends as
-  soon as it contains one, and its text before it. on_text(prompt's index, text) is called
-  with the text so far, as much of it as is certain, and at last with all of it. settings: of
-  `generate_ids.continuations` (max_new_tokens, seed, batch_size, progress, …) and
-  `sampling.Rules`.
+  stop: a text or several; an answer ends as soon as it contains one, and its text before it.
+  on_text(prompt's index, text) is called with the text so far, as much of it as is certain,
+  and at last with all of it. settings: of `generate_ids.continuations` (seed, batch_size,
+  progress, …) and `sampling.Rules`.
   """
-  read = encode_source if network.has_source else partial(encode, template=template)
-  ids = [read(prompt, tokenizer=tokenizer) for prompt in prompts]
   stops, more = stop_strings.split(stop, tokenizer)
   known = 1 + max(tokenizer.get_vocab().values())
   found = generate_ids.continuations(
     network,
     params,
-    ids,
+    prompts,
+    max_new_tokens=max_new_tokens,
     num_return=num_return,
+    frame=frame,
     stop_ids={*stop_ids, *more},
     until=stop_strings.until(tokenizer, stops),
     on_token=on_text and _texts_of_tokens(tokenizer, stops, on_text),
     **{"vocab_limit": known} | settings,
   )
-  text = lambda one: stop_strings.cut(stop_strings.decode(tokenizer, one.ids), stops)
-  result = [[Answer(text(one), one.score) for one in best] for best in found]
+  full = max_new_tokens - (frame is not None and frame.last is not None)  # last ends it there
+
+  def answer_of(one):
+    text = stop_strings.decode(tokenizer, one.ids)
+    return Answer(stop_strings.cut(text, stops), one.score, len(one.ids) >= full)
+
+  result = [[answer_of(one) for one in best] for best in found]
   for i, best in enumerate(result if on_text else ()):
     on_text(i, best[0].text)
   return result

@@ -90,3 +90,37 @@ def test_text(oracle, directory, model):
       model.network, model.params, [source], max_new_tokens=40, stop_ids=[1]
     )
     assert found == [token for token in expected[1:] if token != 1]
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"num_beams": 4},
+    {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3},
+    {"num_beams": 5, "length_penalty": 0.6, "early_stopping": "never", "min_new_tokens": 12},
+  ],
+)
+def test_beams(oracle, directory, model, settings):
+  sources = [generate.encode_source(text, model.tokenizer) for text in TEXTS]
+  found = generate_ids.continuations(
+    model.network,
+    model.params,
+    sources,
+    max_new_tokens=40,
+    stop_ids=[1],
+    num_return=3,
+    **settings,
+  )
+  for source, best in zip(sources, found, strict=True):
+    theirs = torch_model(directory).generate(
+      oracle.tensor([source]),
+      max_new_tokens=40,
+      num_return_sequences=3,
+      return_dict_in_generate=True,
+      output_scores=True,
+      **settings,
+    )
+    rows = [[i for i in row[1:] if i > 1] for row in theirs.sequences.tolist()]
+    assert [one.ids for one in best] == rows
+    scores = theirs.sequences_scores.tolist()
+    np.testing.assert_allclose([one.score for one in best], scores, rtol=1e-3)
