@@ -68,8 +68,8 @@ class Data:
   keep: str | None = None
   """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""
   labels: dict[str, str] | tuple[str, ...] | None = None
-  """Label names in id order; or {name: rule over the row}; None: the checkpoint's own, or those
-  found in the training rows, sorted."""
+  """Label names in id order; or {name: rule over the row} (not for tag); None: the checkpoint's
+  own, or those found in the training rows, sorted (tag: "O" first, IOB1 as IOB2)."""
   label_type: Literal["single", "multi", "number"] = "single"
   """classify: one of several names, any of them (a yes or no for each), or a number."""
   label_separator: str = ","
@@ -86,16 +86,16 @@ class Data:
   """Use only the first rows (after `keep`), for a quick look; None: all."""
   max_length: int | Literal["auto"] = "auto"
   """Longest example in tokens; auto: the longest found, up to the model's limit."""
-  too_long: Literal["error", "drop", "truncate"] = "error"
+  too_long: Literal["error", "drop", "truncate", "windows"] = "error"
   """What happens to longer examples; drops and cuts are counted and shown. Answers are never
   cut: `truncate` removes the oldest turns of a chat; plain text and the source of seq2seq lose
-  their end; masked_lm makes windows of it."""
+  their end; masked_lm makes windows of it, and tag with `windows`."""
   mask_rate: float = 0.15
   """masked_lm: share of the tokens, or words, that are hidden, drawn anew at every update."""
   whole_words: bool = False
   """masked_lm: hide whole words, never a part of one."""
   stride: int = 128
-  """answer: tokens that neighbouring windows of a context longer than max_length share."""
+  """answer, tag: tokens that neighbouring windows of a text longer than max_length share."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
   """Several examples a row, kept apart by segments (auto); rows of similar length; or one
   example a row, padded to the longest of the batch."""
@@ -140,7 +140,7 @@ class Loss:
   """Weight of each label, torch's `weight` (label_type="multi": `pos_weight`): 1; the same for
   all labels together, however rare; or {label: weight}, others 1."""
   focal: float = 0.0
-  """classify: gamma of the focal loss (arXiv:1708.02002); 0: plain cross-entropy."""
+  """classify, tag: gamma of the focal loss (arXiv:1708.02002); 0: plain cross-entropy."""
   chunk: int = 1024
   """Tokens whose logits exist at a time in the cross-entropy over a vocabulary."""
 
@@ -278,7 +278,7 @@ class Log:
 class Config:
   """One experiment."""
 
-  task: Literal["answer", "chat", "classify", "masked_lm", "seq2seq"] = "classify"
+  task: Literal["answer", "chat", "classify", "masked_lm", "seq2seq", "tag"] = "classify"
   """What the rows mean: one file in jaxsft/tasks."""
   seed: int = 0
   """Seeds the data order, new heads and dropout."""

@@ -105,8 +105,9 @@ def _data(c):
       f"config.data.{key}: has no effect with task={c.task!r}; set it to {usual!r}",
     )
   yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
+  windows = c.task == "answer" or d.too_long == "windows"
   yield (
-    c.task == "answer" and isinstance(d.max_length, int) and d.stride >= d.max_length,
+    windows and isinstance(d.max_length, int) and d.stride >= d.max_length,
     f"config.data.stride: windows cannot share {d.stride} of config.data.max_length="
     f"{d.max_length} tokens; lower it",
   )
@@ -131,13 +132,23 @@ def _data(c):
       f"config.data.{key}: is for sources and targets, which task={c.task!r} does not have; "
       "remove it or set task='seq2seq'",
     )
+  yield (
+    c.task != "tag" and d.too_long == "windows",
+    f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
+    "or 'truncate'",
+  )
+  yield (
+    c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
+    "config.data.labels: task='tag' has names of tags in id order, and no rules or "
+    "data.label_type; give the names, or None for those of the rows",
+  )
 
 
 def _labels(c):
   d, loss, threshold = c.data, c.loss, c.evaluate.threshold
   yield loss.focal < 0, f"config.loss.focal: found {loss.focal}, expected a gamma ≥ 0"
   yield (
-    loss.focal > 0 and c.task != "classify",
+    loss.focal > 0 and c.task not in LABELLED,
     f"config.loss.focal: has no meaning for task={c.task!r}; set it to 0",
   )
   yield (

@@ -115,7 +115,7 @@ def judge(model, config, rows):
   task = tasks.TASKS[config.task]
   names = model.context.labels
   context = prepare.make_context(config, model.base, names)
-  rows = labels.named(rows, names, config.data.label_type)
+  rows = labels.named(rows, names, config)
   examples = prepare.encode(rows, task, context)
   mesh = start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)

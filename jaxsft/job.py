@@ -49,8 +49,10 @@ def best_by(config, data):
   """(metric, "max" or "min") by which the best parameters are chosen."""
   task, wanted = data.task, config.evaluate
   metrics, default = task.METRICS, task.DEFAULT_METRIC
+  of = ""
   if isinstance(default, dict):
-    metrics, default = (x[config.data.label_type] for x in (metrics, default))
+    kind = tasks.kind_of(task, data.context)
+    metrics, default, of = metrics[kind], default[kind], f" of labels that are {kind!r}"
   metric = wanted.metric or default
   if wanted.generate and data.held_out is None:
     raise UsageError(
@@ -59,8 +61,8 @@ def best_by(config, data):
     )
   if metric not in metrics:
     raise UsageError(
-      f"config.evaluate.metric: task {config.task!r} has no metric {metric!r} for "
-      f"data.label_type={config.data.label_type!r}, expected one of {', '.join(metrics)}"
+      f"config.evaluate.metric: task {config.task!r} has no metric {metric!r}{of}, expected "
+      f"one of {', '.join(metrics)}"
     )
   return metric, wanted.mode or metrics[metric]
 

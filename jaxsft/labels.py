@@ -6,14 +6,15 @@ import dataclasses
 
 import numpy as np
 
+from jaxsft import tasks
 from jaxsft.data import clean
 from jaxsft.errors import JaxsftError, UsageError
 
 
 def settle(config, base, rows):
   """(label names in id order, the rows with these names) of a task's prepare.Rows."""
-  names, kind = trained(config, base), config.data.label_type
-  train, held_out = (named(part, names, kind) for part in (rows.train, rows.held_out))
+  names = trained(config, base)
+  train, held_out = (named(part, names, config) for part in (rows.train, rows.held_out))
   rows = rows._replace(train=train, held_out=held_out)
   return label_names(config, base, rows.train), rows
 
@@ -25,9 +26,9 @@ def trained(config, base):
   return base.labels if base.label_type == config.data.label_type else ()
 
 
-def named(rows, names, label_type):
+def named(rows, names, config):
   """The cleaned rows, whose labels are no longer ids of `names` but the names themselves."""
-  if not names or label_type == "number":
+  if config.task != "classify" or not names or config.data.label_type == "number":
     return rows
   return [clean.with_names(row, names) for row in rows]
 
@@ -38,8 +39,8 @@ def label_names(config, base, train_rows):
   Raises UsageError where they contradict a checkpoint with a trained head: a head is only
   replaced where model.new_head says so.
   """
-  data = config.data
-  if config.task != "classify":
+  data, task = config.data, tasks.TASKS[config.task]
+  if not hasattr(task, "label_names"):
     return ()
   own = () if config.model.new_head else base.labels
   if own and base.label_type != data.label_type:
@@ -50,10 +51,8 @@ def label_names(config, base, train_rows):
     )
   if data.label_type == "number":
     return ("number",)
-  names = tuple(data.labels or clean.label_names(train_rows))
+  names = tuple(data.labels or task.label_names(train_rows, own))
   if own:
-    if data.labels is None and set(names) <= set(own):
-      return own
     if names != own:
       _refuse(names, own, base.path)
     return names

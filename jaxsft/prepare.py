@@ -84,7 +84,7 @@ def prepare(config, base, mesh):
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
   sets, trained = {}, labels.trained(config, base)
   for name, more in further_sets(config).items():
-    examples = encode(labels.named(more, trained, data.label_type), task, context)
+    examples = encode(labels.named(more, trained, config), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
   weights = labels.class_weights(config.loss.class_weights, names, train.store)
@@ -212,8 +212,8 @@ def _described(part, prepared):
   task, context = prepared.task, prepared.context
   notes = part.counts["notes"]
   values, counted, unit = part.store.values, {}, "tokens"
-  if "label" in values:
-    unit = "labels"
+  if "label" in values or task.HEAD == "token":
+    unit = "labels" if "label" in values else "words"
     if context.label_type != "number":
       counts = labels.counts(part.store, len(context.labels)).tolist()
       counted = {name: n for name, n in zip(context.labels, counts, strict=True) if n}
@@ -238,7 +238,8 @@ def _described(part, prepared):
     labels=counted,
     forms=written,
     dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
-    truncated={why: n for why, n in notes.items() if not why.startswith("dropped")},
+    truncated={why: n for why, n in notes.items() if why.startswith("truncated")},
+    noted={k: n for k, n in notes.items() if not k.startswith(("dropped", "truncated"))},
   )
 
 
@@ -285,7 +286,10 @@ def further_sets(config):
 
 
 def encode(rows, task, context):
-  """`Examples` of rows; from the token store where everything that shapes them is the same."""
+  """`Examples` of labelled rows, spelt as the context's labels are where the task says how;
+  from the token store where everything that shapes them is the same.
+  """
+  rows = task.settled(rows, context) if hasattr(task, "settled") else rows
   key = {
     "rows": rows_hash(rows),
     "tokenizer": tokenizer_hash(context.tokenizer),
@@ -320,6 +324,8 @@ def examples(rows, task, context, build):
         sample = {"id": row.id, "text": encoded.text, "spans": encoded.spans}
         if "label" in row.fields:
           sample["label"] = row.fields["label"]
+        if encoded.said:
+          sample["label"] = encoded.said
         counts["samples"].append(sample)
       for k, example in enumerate(encoded.examples):
         yield f"{row.id}#{k}" if k else row.id, example | {"row": np.int32(number)}

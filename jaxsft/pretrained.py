@@ -377,7 +377,7 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
     raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")
   context = tasks.Context(
     base.tokenizer,
-    too_long="truncate",
+    too_long="windows" if base.kind == "token" else "truncate",
     labels=base.labels,
     label_type=base.label_type,
     threshold=base.threshold,

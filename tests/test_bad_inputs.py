@@ -18,10 +18,10 @@ import pytest
 
 from jaxsft import train
 from tests import bad_inputs, tiny
-from tests.bad_inputs import answers, chats, checkpoints, configs, files, rows, verbs
+from tests.bad_inputs import answers, chats, checkpoints, configs, files, rows, tags, verbs
 from tests.bad_inputs.cases import LONG
 
-CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS
+CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS + tags.TAGS
 CASES += checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
 
 

@@ -51,6 +51,7 @@ def test_chat_step_on_eight_v5e_chips():
     ("deberta-v2", ("4", "2", "1", "1"), False),
     ("bert masked", ("2", "2", "2", "1"), True),
     ("bert reader", ("4", "2", "1", "1"), True),
+    ("tagger", ("2", "2", "2", "1"), True),
   ],
 )
 def test_steps_of_other_families(model, mesh, kernels):

@@ -4,7 +4,6 @@ Everything is built from nothing in a directory of the test: no network, no torc
 unequal (D != N H, F != 4 D, K < N), so that a wrong transpose cannot pass.
 """
 
-import json
 import pathlib
 
 import jax
@@ -17,6 +16,20 @@ from jaxsft import config as config_lib
 from jaxsft import families, hf_directory, sharding, start
 from jaxsft import models as networks
 from tests.templates import tiny as templates
+from tests.tiny_rows import (  # noqa: F401  all that is tiny is found here
+  BAD,
+  CHATS,
+  FILLERS,
+  GOOD,
+  TRANSLATED,
+  chats,
+  entities,
+  questions,
+  rows,
+  sentence,
+  sentences,
+  translations,
+)
 
 BERT = {
   "model_type": "bert",
@@ -93,45 +106,15 @@ BART = {
   "decoder_start_token_id": 1,
   "forced_eos_token_id": 1,
 }
-GOOD = ("good", "great", "fine", "superb", "lovely")
-BAD = ("bad", "awful", "poor", "dull", "weak")
-FILLERS = (
-  "the",
-  "a",
-  "film",
-  "was",
-  "story",
-  "and",
-  "plot",
-  "very",
-  "it",
-  "with",
-  "cast",
-  "end",
-)
-CHATS = (
-  ("2 plus 2", "four"),
-  ("3 plus 4", "it is seven"),
-  ("a cat", "meow meow meow"),
-  ("say no", "no"),
-  ("a dog says", "woof"),
-  ("1 plus 1", "two ok"),
-)
-
-TRANSLATED = (
-  ("2 plus 2", "four"),
-  ("one two three", "eins zwei drei"),
-  ("a cat", "die katze"),
-  ("the house is old", "alt ist das haus"),
-  ("no", "nein, nein"),
-  ("a dog says woof", "ein hund"),
-)
-
 # (family, task), and data.label_type where it is not "single"
 PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
 SPANS = (("bert", "answer"), ("llama", "answer"))
+TAGS = (("bert", "tag"), ("llama", "tag"))
 # tokens (words, letters) of a window, and how many are shared
-WINDOWS = {"bert": (32, 8), "llama": (144, 24)}
+WINDOWS = {
+  **{("bert", "answer"): (32, 8), ("llama", "answer"): (144, 24)},
+  **{("bert", "tag"): (12, 4), ("llama", "tag"): (48, 16)},
+}
 MORE = (("bert", "multi"), ("bert", "masked_lm"))  # met in fewer layouts, to be quick
 SEQ2SEQ = (("t5", "seq2seq"), ("bart", "seq2seq"))
 
@@ -259,80 +242,6 @@ def unlike(params, seed=0):
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-def sentence(rng, words, length):
-  """`length` fillers with one of `words` somewhere among them."""
-  chosen = [str(w) for w in rng.choice(FILLERS, length)]
-  chosen.insert(int(rng.integers(0, length + 1)), str(rng.choice(words)))
-  return " ".join(chosen)
-
-
-def sentences(path, count=60, seed=0, number=False, multi=False):
-  """Writes JSONL of ragged sentences, labelled by the one word that says it.
-
-  multi: and by two of its fillers, as a list or as text.
-  """
-  rng = np.random.default_rng(seed)
-  with open(path, "w", encoding="utf-8") as file:
-    for i in range(count):
-      good = bool(rng.integers(0, 2))
-      text = sentence(rng, GOOD if good else BAD, int(rng.integers(1, 9)))
-      label = (1.5 if good else -0.5) if number else ("pos" if good else "neg")
-      if multi:
-        label = ["pos"] * good + [word for word in ("film", "the") if word in text.split()]
-        label = ",".join(label) if i % 2 else label
-      row = {"name": f"s{i}", "text": text, "label": label}
-      file.write(json.dumps(row) + "\n")
-  return pathlib.Path(path)
-
-
-def chats(path, count=24, turns=True):
-  """Writes JSONL of conversations; with `turns` every third has two exchanges."""
-  with open(path, "w", encoding="utf-8") as file:
-    for i in range(count):
-      pairs = [CHATS[i % len(CHATS)]]
-      if turns and i % 3 == 2:
-        pairs.append(CHATS[(i + i // 6 + 1) % len(CHATS)])
-      messages = []
-      for asked, answered in pairs:
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": "assistant", "content": answered})
-      file.write(json.dumps({"name": f"c{i}", "messages": messages}) + "\n")
-  return pathlib.Path(path)
-
-
-def questions(path, count=24, seed=0):
-  """Writes JSONL of questions after the word that is no filler; some contexts take windows.
-
-  Every fourth has no answer, some have two words with two spaces between them.
-  """
-  rng = np.random.default_rng(seed)
-  with open(path, "w", encoding="utf-8") as file:
-    for i in range(count):
-      good, length = bool(rng.integers(0, 2)), int(rng.integers(3, 12) if i % 3 else 36)
-      words = [str(w) for w in rng.choice(FILLERS, length)]
-      answers, at = [], int(rng.integers(0, length + 1))
-      if i % 4 < 3:
-        answer = str(rng.choice(GOOD if good else BAD))
-        answer = f"{answer}  {answer}" if i % 3 == 2 else answer
-        answers = [{"text": answer, "start": len(" ".join([*words[:at], ""]))}] * (1 + i % 2)
-        words.insert(at, answer)
-      row = {"name": f"q{i}", "question": "the end was", "context": " ".join(words)}
-      row |= {"answers": answers, "impossible": not answers}
-      file.write(json.dumps(row) + "\n")
-  return pathlib.Path(path)
-
-
-def translations(path, count=24):
-  """Writes JSONL of sources and targets; every third has a second, longer source."""
-  with open(path, "w", encoding="utf-8") as file:
-    for i in range(count):
-      source, target = TRANSLATED[i % len(TRANSLATED)]
-      if i % 3 == 2:
-        source = f"{source}, {TRANSLATED[(i + i // 6 + 1) % len(TRANSLATED)][0]}"
-      file.write(json.dumps({"name": f"p{i}", "source": source, "target": target}) + "\n")
-  return pathlib.Path(path)
-
-
 def config(family, kind, model, data, **overrides):
   """A `Config` of few updates without dropout, penalty or TensorBoard.
 
@@ -340,7 +249,7 @@ def config(family, kind, model, data, **overrides):
   optim__peak_lr=1.
   """
   settings = {
-    "task": kind if kind in ("answer", "chat", "masked_lm", "seq2seq") else "classify",
+    "task": kind if kind in ("answer", "chat", "masked_lm", "seq2seq", "tag") else "classify",
     "steps": 4,
     "batch_size": 8,
     "model.path": str(model),
@@ -359,9 +268,12 @@ def config(family, kind, model, data, **overrides):
     "log.every": 1,
     "log.tensorboard": False,
   }
+  if (family, kind) in WINDOWS:
+    settings["data.max_length"], settings["data.stride"] = WINDOWS[family, kind]
   if kind == "answer":
-    settings["data.max_length"], settings["data.stride"] = WINDOWS[family]
     settings["evaluate.null_threshold"] = 0.0
+  if kind == "tag":
+    settings["data.too_long"] = "windows"
   settings |= {key.replace("__", "."): value for key, value in overrides.items()}
   result = config_lib.Config()
   for key, value in settings.items():
@@ -380,14 +292,3 @@ def on_devices(monkeypatch, count):
     sizes.data, sizes.fsdp, sizes.tensor, sizes.context, devices=jax.devices()[:count]
   )
   monkeypatch.setattr(start, "mesh_of", few)
-
-
-def rows(path, task, **settings):
-  """The rows file that suits a task of PAIRS."""
-  if task == "chat":
-    return chats(path, **settings)
-  if task == "answer":
-    return questions(path, **settings)
-  if task == "seq2seq":
-    return translations(path, **settings)
-  return sentences(path, number=task == "number", multi=task == "multi", **settings)

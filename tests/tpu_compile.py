@@ -115,6 +115,7 @@ MODELS = {  # name -> (task, config.json)
   "mixtral": ("chat", MIXTRAL),
   "deberta-v2": ("classify", DEBERTA),
   "bert masked": ("masked_lm", BERT),
+  "tagger": ("tag", BERT),
 }
 
 
@@ -131,7 +132,7 @@ class Tokenizer:
 
 
 # What a batch has beside inputs, positions and segments, and what the supervised ones have.
-TOKENS = {"masked_lm": [], "chat": ["targets"]}
+TOKENS = {"masked_lm": [], "chat": ["targets"], "tag": ["token_types", "targets"]}
 TOKENS |= dict.fromkeys(("answer", "classify"), ["token_types"])
 LABELS = {"answer": ("starts", "ends"), "classify": ("labels",)}
 

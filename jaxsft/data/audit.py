@@ -47,6 +47,8 @@ class Examples:
   """Reason -> examples that the encoder left out."""
   truncated: dict[str, int] = field(default_factory=dict)
   """Reason -> examples that the encoder cut."""
+  noted: dict[str, int] = field(default_factory=dict)
+  """What is odd -> whole examples of which it is true."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _describe(examples: Examples) -> dict:
     "forms": dict(examples.forms),
     "dropped": dict(examples.dropped),
     "truncated": dict(examples.truncated),
+    "noted": dict(examples.noted),
   }
 
 
@@ -267,9 +270,9 @@ def _set_lines(name: str, found: dict) -> list[str]:
   if found["forms"]:
     text = ", ".join(f"{n:,} {form}" for form, n in Counter(found["forms"]).most_common())
     lines.append(f"           written as: {text}")
-  for what in ("dropped", "truncated"):
+  for what in ("dropped", "truncated", "noted"):
     for why, n in found[what].items():
-      text = why if why.startswith(what) else f"{what}: {why}"
+      text = why if what == "noted" or why.startswith(what) else f"{what}: {why}"
       lines += [f"           {n:,} {text}"] if n else []
   return lines
 

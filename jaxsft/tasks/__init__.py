@@ -15,8 +15,11 @@ A task module also says:
   options         (settings, context) -> what `loss` and `predict` get, where they need more
                   than the config's `loss` group (see `options_of`)
   METRICS         name -> "max" or "min", the direction in which it is better; or such a dict
-                  for each data.label_type
+                  for each kind of labels: data.label_type, or what `kind(context)` says
   DEFAULT_METRIC  what "best" means unless evaluate.metric says otherwise
+  label_names     (rows, labels of a trained head) -> the labels of rows in id order, where the
+                  task has labels
+  settled         (rows, context) -> labelled rows as `encode` takes them, where that needs all
 and has `row_loss(found, context)`, how wrong the answer to one row is, and
 `measured(found, context)`, the metrics.statistics.Measured of which intervals, slices and
 comparisons are made, the main one first. A task whose answers are texts has
@@ -111,6 +114,8 @@ class Encoded(NamedTuple):
   """(start, end) in characters of `text`: what is supervised."""
   stop_ids: frozenset
   """Ids that end the supervised parts."""
+  said: str = ""
+  """What is learnt at the spans, where they do not say it themselves."""
 
 
 class Found(NamedTuple):
@@ -139,6 +144,11 @@ def answering(context):
   return {name: getattr(context, name) for name in ANSWERING}
 
 
+def kind_of(task, context):
+  """The key of METRICS and DEFAULT_METRIC where these differ by what the labels are."""
+  return task.kind(context) if hasattr(task, "kind") else context.label_type
+
+
 def given_and_gold(row, task):
   """({field: value} of all but the answer, {"gold": the answer, or its fields}) of a row."""
   gold = {name: row.fields[name] for name in task.GOLD if name in row.fields}
@@ -153,6 +163,7 @@ from jaxsft.tasks import (  # noqa: E402  they use what is above
   classify,
   masked_lm,
   seq2seq,
+  tag,
 )
 
 TASKS = {
@@ -161,4 +172,5 @@ TASKS = {
   "classify": classify,
   "masked_lm": masked_lm,
   "seq2seq": seq2seq,
+  "tag": tag,
 }

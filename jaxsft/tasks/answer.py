@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import squad
+from jaxsft.data import squad, words
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import answers as scoring
 from jaxsft.metrics import statistics
@@ -79,7 +79,7 @@ def _encode(fields, context):
     before, end = len(question) + 3, gold["start"] + len(gold["text"])
     spans = [(before + gold["start"], before + end)]
     target = _tokens_of(gold["start"], end, pair)
-  parts = [(first + a, first + b) for a, b in windows(stop - first, room, context.stride)]
+  parts = [(first + a, first + b) for a, b in words.windows(stop - first, room, context.stride)]
   if target and not any(a <= target[0] and target[1] < b for a, b in parts):
     note = "truncated: answer longer than what windows share, whole in none"
   examples = tuple(_window(pair, part, labelled, target) for part in parts)
@@ -121,16 +121,6 @@ def _tokenize(question, passage, tokenizer):
     offsets[:, 1].astype(np.int32),
     (first, first + int(mine.sum())),
   )
-
-
-def windows(count, room, stride):
-  """[(start, stop)] of windows of at most `room` of `count` tokens; neighbours share `stride`.
-
-  As the tokenizers library cuts them: all but the last are full, and none lies in another.
-  """
-  if count <= room:
-    return [(0, count)]
-  return [(at, min(at + room, count)) for at in range(0, count - stride, room - stride)]
 
 
 def _tokens_of(start, end, pair):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import chat, forms
+from jaxsft.data import chat, clean, forms
 from jaxsft.data import messages as conversations
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
@@ -31,6 +31,12 @@ DEFAULT_METRIC = {"single": "accuracy", "multi": "micro_f1", "number": "mse"}
 def options(settings, context):
   """The config's `loss` group with the class weights in label order, or None."""
   return dataclasses.replace(settings, class_weights=context.class_weights)
+
+
+def label_names(rows, own=()):
+  """The labels of rows in id order: `own`, those of a trained head, if they are among these."""
+  names = clean.label_names(rows)
+  return own if set(names) <= set(own) else names
 
 
 def encode(row, context):
@@ -143,13 +149,13 @@ def loss(network, params, batch, options, key=None):
   """
   logits = network.logits(params, batch, key)  # R M C
   labels, weights = batch["labels"], batch["label_weights"]
-  terms = _Plain() if key is None else options
+  terms = PLAIN if key is None else options
   if jnp.issubdtype(labels.dtype, jnp.floating):
     error = jnp.square(logits[..., 0] - labels)
     return {"loss": (jnp.sum(error * weights), jnp.sum(weights))}
   if labels.ndim == logits.ndim:
     return _many_labels(logits, labels, weights, terms)
-  return _one_label(logits, labels, weights, terms)
+  return cross_entropy(logits, labels, weights, terms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +166,16 @@ class _Plain:
   class_weights: None = None
 
 
-def _one_label(logits, labels, weights, terms):
-  """Cross-entropy with a target that smoothing mixes with the uniform one (arXiv:1512.00567).
+PLAIN = _Plain()
+"""The terms of an evaluation."""
 
-  With class weights w it is sum_n sum_c w[c] q[n,c] -log p[n,c] over sum_n w[label n], as
-  torch's CrossEntropyLoss(weight, label_smoothing) has it; the focal loss takes each term
+
+def cross_entropy(logits, labels, weights, terms):
+  """Sums of the cross-entropy, and of what is right, of logits [...,C] and labels [...].
+
+  Smoothing mixes the target with the uniform one (arXiv:1512.00567). With class weights w it
+  is sum_n sum_c w[c] q[n,c] -log p[n,c] over sum_n w[label n], as torch's
+  CrossEntropyLoss(weight, label_smoothing) has it; the focal loss takes each term
   (1 - p[n,c])^gamma times (arXiv:1708.02002). The z-loss goes by the weight of the label.
   """
   classes, smooth = logits.shape[-1], terms.label_smoothing

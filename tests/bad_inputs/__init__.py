@@ -32,9 +32,12 @@ SETTINGS = {
   "evaluate.max_new_tokens": 0,
   "log.every": 1,
 }
-CHAT = SETTINGS | {"task": "chat", "model.path": "llama", "data.path": "chats.jsonl"}
-ANSWER = SETTINGS | {"task": "answer", "data.path": "questions.jsonl", "data.split": 0.0}
-ANSWER |= {"data.max_length": 32, "data.stride": 8}
+TASKS = {
+  "answer": SETTINGS | {"task": "answer", "data.path": "questions.jsonl", "data.split": 0.0},
+  "chat": SETTINGS | {"task": "chat", "model.path": "llama", "data.path": "chats.jsonl"},
+  "tag": SETTINGS | {"task": "tag", "data.path": "tags.jsonl"},
+}
+TASKS["answer"] |= {"data.max_length": 32, "data.stride": 8}
 
 
 def build(root):
@@ -44,6 +47,7 @@ def build(root):
   tiny.sentences(root / "rows.jsonl", 30)
   tiny.chats(root / "chats.jsonl", 12)
   tiny.questions(root / "questions.jsonl", 12)
+  tiny.entities(root / "tags.jsonl", 12)
   (root / "new.jsonl").write_text('{"text": "the film was good"}\n{"text": "a dull cast"}\n')
   (root / "config.py").write_text(_config_file(SETTINGS))
 
@@ -67,8 +71,8 @@ class Place:
       "export": {"run": "run", "out": "out"},
     }[verb]
     self.rest = []
-    if task in ("answer", "chat"):
-      (root / "config.py").write_text(_config_file(ANSWER if task == "answer" else CHAT))
+    if task in TASKS:
+      (root / "config.py").write_text(_config_file(TASKS[task]))
 
   @property
   def argv(self):

@@ -19,7 +19,7 @@ LAYOUTS = {
   "all axes": (2, "pack", 8, 2, 2),
 }
 PLAIN = [(pair, name) for pair in tiny.PAIRS[::2] for name in LAYOUTS]
-MET = (*tiny.PAIRS[1::2], *tiny.MORE, tiny.SPANS[0], tiny.SEQ2SEQ[0])
+MET = (*tiny.PAIRS[1::2], *tiny.MORE, tiny.SPANS[0], tiny.SEQ2SEQ[0], tiny.TAGS[0])
 PLAIN += [(pair, "all axes") for pair in MET]
 MORE = {
   "data": (1, "pack", 8, 1, 1),
@@ -97,7 +97,9 @@ def test_layouts_of_the_same_examples(outcome, pair, layout):
 
 @pytest.mark.full
 @pytest.mark.parametrize("layout", [*LAYOUTS, *MORE])
-@pytest.mark.parametrize("pair", (*tiny.PAIRS, *tiny.MORE, *tiny.SPANS, *tiny.SEQ2SEQ), ids=str)
+@pytest.mark.parametrize(
+  "pair", (*tiny.PAIRS, *tiny.MORE, *tiny.SPANS, *tiny.SEQ2SEQ, *tiny.TAGS), ids=str
+)
 def test_all_layouts(outcome, pair, layout):
   equal(outcome(pair, (LAYOUTS | MORE)[layout]), outcome(pair, REFERENCE))
 

@@ -88,6 +88,38 @@ def test_labels_stand_at_their_texts(delivered, pair, packing):
 
 
 @pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("pair", tiny.TAGS, ids=str)
+def test_tags_stand_at_the_first_tokens_of_their_words(delivered, pair, packing):
+  """Every word of a row once, in whichever window; what is between them weighs nothing."""
+  job, found = delivered(pair, data__packing=packing)
+  tokenizer, said, windows = job.base.tokenizer, {}, {}
+  ids = job.data.train.store.ids
+  for row, tokens, (a, r, m), batch in found:
+    order = ids[batch["example_ids"][a, r, m]].partition("#")[2]
+    here = tokens["weights"] > 0
+    assert set(tokens["weights"]) <= {0.0, 1.0} and here.any()
+    assert not tokens["targets"][~here].any()
+    texts = [tokenizer.decode(int(i)).strip() for i in tokens["inputs"][here]]
+    names = [job.data.context.labels[i] for i in tokens["targets"][here]]
+    windows.setdefault(row.id, []).append(
+      (int(order or 0), list(zip(texts, names, strict=True)))
+    )
+  for row in job.data.train.rows:
+    said = [pair for _, part in sorted(windows[row.id]) for pair in part]
+    words = row.fields.get("tokens") or row.fields["text"].split()
+    assert len(said) == len(words)
+    kinds = ["GOOD" if w in tiny.GOOD else "BAD" if w in tiny.BAD else "" for w in words]
+    for n, ((text, name), word) in enumerate(zip(said, words, strict=True)):
+      assert text and word.startswith(text) and (text == word or pair[0] == "llama")
+      begins = kinds[n] == "GOOD" or [*kinds[: n + 1][::-1], ""].index("") % 2 == 1
+      assert name == (f"{'B' if begins else 'I'}-{kinds[n]}" if kinds[n] else "O"), (
+        words,
+        said,
+      )
+  assert len(found) > len(windows) == len(job.data.train.rows)  # some rows take two
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
 @pytest.mark.parametrize("pair", tiny.SPANS, ids=str)
 def test_answers_stand_at_their_tokens(delivered, pair, packing):
   """The first answer of a row, in windows that show all of it; in others the first token."""
