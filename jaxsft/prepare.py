@@ -191,20 +191,23 @@ def report(prepared, shapes, chosen, schedule):
     rows,
     _described(train, prepared),
     None if held_out is None else _described(held_out, prepared),
-    _with_notes(plan.summary(), prepared.context),
+    _with_notes(prepared),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,
   )
 
 
-def _with_notes(summary, context):
+def _with_notes(prepared):
   """The plan's summary with what else is to be known before it runs."""
-  if context.class_weights is None:
-    return summary
-  pairs = zip(context.labels, context.class_weights, strict=True)
-  note = "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
-  return summary | {"notes": (*summary.get("notes", ()), note)}
+  summary, context, notes = prepared.plan.summary(), prepared.context, []
+  if context.class_weights is not None:
+    pairs = zip(context.labels, context.class_weights, strict=True)
+    notes.append("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in pairs))
+  if prepared.task.HEAD == "masked_lm":
+    unit = "words" if context.whole_words else "supervised tokens"
+    notes.append(f"every update hides {context.mask_rate:.3g} of its {unit}, others each time")
+  return summary | {"notes": (*summary.get("notes", ()), *notes)}
 
 
 def _described(part, prepared):
@@ -322,7 +325,7 @@ def examples(rows, task, context, build):
       stop_ids |= encoded.stop_ids
       if len(counts["samples"]) < SAMPLES:
         sample = {"id": row.id, "text": encoded.text, "spans": encoded.spans}
-        if "label" in row.fields:
+        if "label" in task.GOLD and "label" in row.fields:
           sample["label"] = row.fields["label"]
         if encoded.said:
           sample["label"] = encoded.said

@@ -64,6 +64,7 @@ def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
   assert names == ("pos", "neg") and read.train and read.held_out
   for row in (*read.train, *read.held_out):
     assert row.fields["label"] == names[int(row.id[1:]) % 2]
+  assert len({row.id for row in (*read.train, *read.held_out)}) == 40
   for line in lines[20:]:
     line["label"] = 2
   rows.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -376,10 +376,11 @@ def test_numbers_of_a_number():
 def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
   monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path / "cache"))
   model = tiny.checkpoint(tmp_path / "model", "bert")
-  weights = {"classify": {"neg": 3.0}, "multi": "balanced"}
+  weights = {"classify": {"neg": 3.0}, "multi": "balanced", "masked_lm": "none"}
   for kind, expected in (
     ("classify", ("labels: neg", "→ pos", "class weights: neg 3, pos 1")),
     ("multi", ("(none)", "→ pos, the", "class weights: film 3.")),
+    ("masked_lm", ("the⟧\n", "every update hides 0.15 of its supervised tokens")),
   ):
     rows = tiny.rows(tmp_path / f"{kind}.jsonl", kind)
     made = tiny.config("bert", kind, model, rows, loss__class_weights=weights[kind])

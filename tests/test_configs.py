@@ -1,4 +1,4 @@
-"""configs/glue.py and its neighbours read the files that their makers give out."""
+"""The configs read the files that those who made the data give out."""
 
 import pathlib
 
@@ -111,3 +111,10 @@ def test_sentiment_files(tmp_path):
     found += [rows[0] for rows in prepare.further_sets(config).values()]
     assert [(r.fields["text"], r.fields["label"]) for r in found] == [expected] * len(found)
     assert len(found) == (3 if name == "sentiment_zh" else 2)
+
+
+def test_a_file_of_texts(tmp_path):
+  (tmp_path / "texts.txt").write_text("".join(f"text {i}\n" for i in range(60)) + "\n \n")
+  config = config_lib.load_config(f"{CONFIGS}/masked_lm.py:{tmp_path / 'texts.txt'}")
+  rows = rows_of(config)
+  assert len(rows.train) + len(rows.held_out) == 60 and rows.left_out == {"empty text": 2}
