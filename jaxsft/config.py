@@ -222,8 +222,8 @@ class Evaluate:
   """chat, seq2seq: held-out rows that are answered and scored, chosen by a hash of their ids;
   -1: all, 0: none."""
   generate_every: int | None = None
-  """Updates between evaluations that generate answers, a multiple of `every`; None: all do. The
-  best parameters are always scored at the end."""
+  """Updates between evaluations that generate answers, a multiple of `every`; None: all do, 0:
+  none but the last. The best parameters are always scored at the end."""
   text_metrics: tuple[str, ...] | None = None
   """Scores of generated answers, of metrics.text; None: the task's own (seq2seq: bleu, chrf,
   rougeL, exact_match; chat: exact_match)."""

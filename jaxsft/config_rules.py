@@ -260,7 +260,7 @@ def _answers(c):
   )
   every = e.generate_every
   yield (
-    every is not None and (e.every < 1 or every < 1 or every % e.every != 0),
+    every not in (None, 0) and (e.every < 1 or every < 1 or every % e.every != 0),
     f"config.evaluate.generate_every: found {every}, expected a multiple of "
     f"config.evaluate.every={e.every}, since answers are a part of evaluations",
   )

@@ -166,7 +166,7 @@ def main(argv):
   for place, rows in sets.items():
     systems, said[place] = {}, {}
     for name in names:
-      metrics, found, context = judge(pretrained.load(name), config, rows)
+      metrics, found, context = judge(_load(name, config), config, rows)
       systems[name] = (found, context)
       directory = _directory(flags["out"], place, name, len(sets), len(names))
       said[place][name] = _summary(directory, found, task, context, metrics, config)
@@ -179,6 +179,12 @@ def main(argv):
       print(
         "\n".join([f"{place}:" if len(sets) > 1 else "", *compare.table(found["comparison"])])
       )
+
+
+def _load(name, config):
+  """The model of a name; one that the config begins with is checked as the config says."""
+  own = config.model
+  return pretrained.load(name, *(own.sha256, own.revision) if name == own.path else ())
 
 
 def _directory(out, place, name, places, names):

@@ -66,7 +66,8 @@ def answers_are_due(job, done):
   """Whether the evaluation after update `done` generates answers."""
   wanted, last = job.config.evaluate, done == job.data.plan.num_steps
   every = wanted.generate_every
-  return wanted.generate != 0 and (every is None or last or done % every == 0)
+  due = every is None or last or (every > 0 and done % every == 0)
+  return wanted.generate != 0 and due
 
 
 def how_answers_end(job):

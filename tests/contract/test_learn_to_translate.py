@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import train
+from jaxsft import config as config_lib
+from jaxsft import evaluate, train
 from tests import tiny
 from tests.contract import build
 
@@ -34,7 +35,7 @@ def taught(request, files, tmp_path_factory):
     "seq2seq",
     files(family, "seq2seq")[0],
     data,
-    steps=150,
+    steps=80,
     data__split=0.0,
     data__eval_path=str(held),
     data__instruction="de: ",
@@ -43,6 +44,7 @@ def taught(request, files, tmp_path_factory):
     optim__penalty="none",
     evaluate__generate=-1,
     evaluate__max_new_tokens=ROOM,
+    evaluate__prompts=tuple(line["source"] for line in lines),  # in the same program
     log__every=50,
   )
   with pytest.MonkeyPatch.context() as patch:
@@ -67,18 +69,31 @@ def test_it_was_learnt_and_every_reference_scores(taught):
   assert [json.loads(line)["text"] for line in said] == [target for _, target in asked(run)]
 
 
+def test_the_verb_says_the_same(taught, monkeypatch):
+  """On the same rows, whatever devices and batches; before training it said otherwise."""
+  _, run, config = taught
+  tiny.on_devices(monkeypatch, 2)
+  config = config_lib.override(config, "evaluate.batch_size", 4)
+  metrics = evaluate.evaluate(jaxsft.load(run.export), config)
+  for name, value in run.result["metrics"].items():
+    if isinstance(value, int | float):
+      assert metrics[name] == pytest.approx(value, rel=1e-4), name
+    else:
+      assert metrics[name] == value, name
+
+
 @pytest.mark.parametrize("where", ["run directory", "export"])
 def test_what_was_loaded_from_disk_writes_the_same(taught, where):
   _, run, _ = taught
   model = jaxsft.load(run.directory if where == "run directory" else run.export)
   assert model.config["prefix"] == model.context.instruction == "de: "
   rows = [{"source": source} for source, _ in asked(run)]
-  said = model.predict(rows)
+  said = model.predict(rows, batch_size=8, max_new_tokens=ROOM)
   assert said == [{"text": target} for _, target in asked(run)]
-  assert model.predict(rows[::-1]) == said[::-1]
-  for source, target in asked(run)[:2]:  # behind the instruction, which may be there already
-    assert model.generate(source, max_new_tokens=ROOM) == target
-    assert model.generate(f"de: {source}", max_new_tokens=ROOM) == target
+  assert model.predict(rows[::-1], batch_size=8, max_new_tokens=ROOM) == said[::-1]
+  source, target = asked(run)[0]
+  assert model.generate(source, max_new_tokens=ROOM) == target
+  assert model.generate(f"de: {source}", max_new_tokens=ROOM) == target  # not twice
 
 
 def test_torch_writes_the_same(taught, oracle):

@@ -1,0 +1,67 @@
+"""Metrics by their names are those of `text`, for whole sets and for rows that have texts."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from jaxsft.metrics import generated, statistics, text
+
+PREDICTED = ["the cat sat on the mat", "no", "it is 3 #### 7", ""]
+GOLD = [["the cat sat on a mat"], ["no", "nope"], ["#### 7"], ["#### 8", "eight 8 #### 8"]]
+
+
+def test_each_is_what_text_says():
+  found = generated.scores(PREDICTED, GOLD, ("bleu", "chrf", "rouge2", "exact_match"))
+  assert found["bleu"] == text.bleu(PREDICTED, GOLD)["bleu"]
+  assert found["chrf"] == text.chrf(PREDICTED, GOLD)["chrf"]
+  assert found["rouge2"] == text.rouge(PREDICTED, GOLD)["rouge2"]
+  assert found["exact_match"] == 0.25
+  assert not {"rouge1", "rougeL", "answer_accuracy", "format_accuracy"} & set(found)
+  assert {"bleu_signature", "chrf_signature", "exact_match_normalisation"} <= set(found)
+
+
+def test_numbers():
+  numbers = generated.scores(PREDICTED[2:], GOLD[2:], ("answer_accuracy", "format_accuracy"))
+  assert numbers == {"answer_accuracy": 0.5, "format_accuracy": 0.5}
+
+
+def test_notes_are_of_what_was_asked_for():
+  one = generated.scores(["你好世界"], ["你好世界"], ("bleu", "rouge1"), "char")
+  assert one["bleu"] == 100 and len(one["notes"]) == 1 and "another script" in one["notes"][0]
+  other = generated.scores(["你好世界"], ["你好世界"], ("bleu",))
+  assert "bleu" not in other and "no reference has 4 tokens" in other["undefined"]["bleu"]
+  assert "leaves whole" in other["notes"][0]
+  short = generated.scores(["no"], ["no"], ("rouge1", "exact_match"))
+  assert "notes" not in short  # rouge2 would have one
+  assert len(generated.scores(["no"], ["no"], ("rouge2",))["notes"]) == 1
+
+
+def test_every_name_has_a_direction_and_a_value():
+  gold = [["#### 7"], ["#### 8"]]
+  names = tuple(generated.DIRECTIONS)
+  found = generated.scores(["#### 7", "#### 8"], gold, names)
+  assert all(found[name] in (1, 100) for name in names if name != "rouge2")  # of one word
+  measured = generated.measured(["#### 7", "#### 8"], gold, names)
+  assert [one.name for one in measured] == list(names)
+  assert {one.direction for one in measured} == {"max"}
+
+
+NAMES = ("chrf", "bleu", "rougeL", "exact_match")
+
+
+def test_intervals_are_of_the_rows_that_have_an_answer():
+  """Rows without one add nothing, whatever is drawn."""
+  some = [PREDICTED[0], None, PREDICTED[1], None]
+  gold = [GOLD[0], GOLD[3], GOLD[1], ()]
+  whole = generated.scores([PREDICTED[0], PREDICTED[1]], [GOLD[0], GOLD[1]], NAMES)
+  for one in generated.measured(some, gold, NAMES):
+    assert one.rows.shape[0] == 4 and not one.rows[[1, 3]].any()
+    assert one.score == pytest.approx(whole[one.name])
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      interval = statistics.interval(one, resamples=50)
+    assert interval["low"] <= interval["value"] <= interval["high"]
+    none = one.value(np.zeros(one.rows.shape[1]))
+    assert math.isnan(none) or none == 0
