@@ -133,7 +133,7 @@ class Tokenizer:
 
 # What a batch has beside inputs, positions and segments, and what the supervised ones have.
 TOKENS = {"masked_lm": [], "chat": ["targets"], "tag": ["token_types", "targets"]}
-TOKENS |= dict.fromkeys(("answer", "classify"), ["token_types"])
+TOKENS |= {task: ["token_types"] for task in ("answer", "classify")}
 LABELS = {"answer": ("starts", "ends"), "classify": ("labels",)}
 
 
