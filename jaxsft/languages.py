@@ -39,8 +39,8 @@ def place(tokenizer):
 
 def with_language(ids, tokenizer, name):
   """The ids of a text with that language in the place of another."""
-  ids = list(ids)
-  ids[place(tokenizer)] = code(tokenizer, name)
+  at, ids = place(tokenizer), list(ids)
+  ids[at] = code(tokenizer, name)
   return ids
 
 

@@ -18,10 +18,20 @@ import pytest
 
 from jaxsft import train
 from tests import bad_inputs, tiny
-from tests.bad_inputs import answers, chats, checkpoints, configs, files, rows, tags, verbs
+from tests.bad_inputs import (
+  answers,
+  chats,
+  checkpoints,
+  configs,
+  files,
+  rows,
+  tags,
+  texts,
+  verbs,
+)
 from tests.bad_inputs.cases import LONG
 
-CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS + tags.TAGS
+CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS + tags.TAGS + texts.TEXTS
 CASES += checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
 
 

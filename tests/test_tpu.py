@@ -50,6 +50,7 @@ def test_chat_step_on_eight_v5e_chips():
     ("mixtral", ("1", "2", "2", "2"), True),
     ("deberta-v2", ("4", "2", "1", "1"), False),
     ("bert masked", ("2", "2", "2", "1"), True),
+    ("t5", ("2", "2", "2", "1"), False),
     ("bert reader", ("4", "2", "1", "1"), True),
     ("tagger", ("2", "2", "2", "1"), True),
   ],

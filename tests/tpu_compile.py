@@ -107,6 +107,22 @@ DEBERTA = {  # scores with biases: no kernel for them
   "pooler_hidden_act": "gelu",
   "pooler_hidden_size": 384,
 }
+T5 = {  # scores with biases, and a source
+  "model_type": "t5",
+  "vocab_size": 32128,
+  "d_model": 512,
+  "d_kv": 64,
+  "d_ff": 1024,
+  "num_layers": 8,
+  "num_heads": 6,
+  "relative_attention_num_buckets": 32,
+  "dropout_rate": 0.1,
+  "layer_norm_epsilon": 1e-6,
+  "initializer_factor": 1.0,
+  "feed_forward_proj": "gated-gelu",
+  "tie_word_embeddings": False,
+  "pad_token_id": 0,
+}
 MODELS = {  # name -> (task, config.json)
   "bert": ("classify", BERT),
   "bert reader": ("answer", BERT),
@@ -114,6 +130,7 @@ MODELS = {  # name -> (task, config.json)
   "gemma2": ("chat", GEMMA2),
   "mixtral": ("chat", MIXTRAL),
   "deberta-v2": ("classify", DEBERTA),
+  "t5": ("seq2seq", T5),
   "bert masked": ("masked_lm", BERT),
   "tagger": ("tag", BERT),
 }
@@ -134,6 +151,7 @@ class Tokenizer:
 # What a batch has beside inputs, positions and segments, and what the supervised ones have.
 TOKENS = {"masked_lm": [], "chat": ["targets"], "tag": ["token_types", "targets"]}
 TOKENS |= {task: ["token_types"] for task in ("answer", "classify")}
+TOKENS |= {"seq2seq": ["targets", "source", "source_positions", "source_segments"]}
 LABELS = {"answer": ("starts", "ends"), "classify": ("labels",)}
 
 

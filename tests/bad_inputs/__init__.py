@@ -35,6 +35,7 @@ SETTINGS = {
 TASKS = {
   "answer": SETTINGS | {"task": "answer", "data.path": "questions.jsonl", "data.split": 0.0},
   "chat": SETTINGS | {"task": "chat", "model.path": "llama", "data.path": "chats.jsonl"},
+  "seq2seq": SETTINGS | {"task": "seq2seq", "model.path": "t5", "data.path": "pairs.jsonl"},
   "tag": SETTINGS | {"task": "tag", "data.path": "tags.jsonl"},
 }
 TASKS["answer"] |= {"data.max_length": 32, "data.stride": 8}
@@ -44,6 +45,8 @@ def build(root):
   """The good setup: two checkpoints, rows for both, and a finished run of the classifier."""
   tiny.checkpoint(root / "bert", "bert")
   tiny.checkpoint(root / "llama", "llama")
+  tiny.checkpoint(root / "t5", "t5")
+  tiny.translations(root / "pairs.jsonl", 12)
   tiny.sentences(root / "rows.jsonl", 30)
   tiny.chats(root / "chats.jsonl", 12)
   tiny.questions(root / "questions.jsonl", 12)
