@@ -16,7 +16,7 @@ def settings(config):
   wanted = config.evaluate
   return {
     "count": wanted.generate,
-    "batch_size": wanted.batch_size or config.batch_size,
+    "batch_size": wanted.batch_size or max(config.batch_size, 16),  # which may count rows
     "max_new_tokens": wanted.max_new_tokens,
     "num_beams": wanted.num_beams,
     "length_penalty": wanted.length_penalty,

@@ -219,8 +219,8 @@ class Evaluate:
   prompts: tuple[str, ...] = ()
   """chat, seq2seq: answered before and after training; () takes three held-out rows."""
   generate: int = 0
-  """chat, seq2seq: held-out rows that are answered and scored, chosen by a hash of their ids;
-  -1: all, 0: none."""
+  """chat, seq2seq: held-out rows that are answered (of a chat its last message) and scored,
+  chosen by a hash of their ids; -1: all, 0: none."""
   generate_every: int | None = None
   """Updates between evaluations that generate answers, a multiple of `every`; None: all do, 0:
   none but the last. The best parameters are always scored at the end."""

@@ -32,6 +32,8 @@ def evaluate_and_keep_best(job, state, loop, done):
     generates = answers_are_due(job, done)
     found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, generates)
     job.logger.evaluation(done, metrics | _of_further_sets(job, params, generates))
+    for note in metrics.get("notes", ()):
+      job.logger.say(f"note: {note}")
     value = metrics.get(job.metric)
     if not isinstance(value, float) or not np.isfinite(value):
       why = metrics.get("undefined", {}).get(job.metric)

@@ -359,6 +359,7 @@ def source_hash(task):
   """sha256 over the code that encodes: the task and jaxsft/data/chat.py."""
   files = [
     pathlib.Path(task.__file__),
+    pathlib.Path(languages.__file__),
     *sorted(pathlib.Path(store.__file__).parent.glob("*.py")),
   ]
   digest = hashlib.sha256()

@@ -344,3 +344,15 @@ def test_an_error_in_the_loop_is_not_replaced(tmp_path):
     logger.step(1, on_device(loss=1.0), 1, 1)
     raise ZeroDivisionError
   assert report.read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_samples_and_what_would_be_right(tmp_path):
+  console = screen()
+  shown = [
+    {"prompt": "a cat", "answer": "eine"},
+    {"prompt": "no", "answer": "ja", "gold": "nein"},
+  ]
+  make_log(tmp_path, console=console).samples("before", shown)
+  text = console.file.getvalue()
+  assert text.count("gold") == 1
+  assert "answers before:\n  > a cat\n  eine\n  > no\n  ja\n  (gold: nein)\n" in text

@@ -198,8 +198,9 @@ def plan_training(
 ) -> Plan:
   """The updates of a training run over examples of these lengths.
 
-  max_length: the longest row allowed. With batch_unit="rows" it is the row length (rounded
-  up to 8); with "examples" rows are as short as padding and attention make best.
+  max_length: the longest row allowed (of two streams: the longest example). With
+  batch_unit="rows" it is the row length (rounded up to 8); with "examples" rows are as short as
+  padding and attention make best.
   row_multiple: rows of a micro-batch are a multiple of it (the shards of the batch axis).
   steps: number of updates; overrides epochs (which may be fractional).
   """

@@ -241,3 +241,30 @@ def test_split_needs_both_sides():
   for fraction in (1, -0.1, 1.5):
     with pytest.raises(UsageError, match=r"data\.split is"):
       clean.split(rows, fraction)
+
+
+PAIR = ("source", "target")
+
+
+def test_sources_and_targets():
+  rows = [
+    row(0, source="a", target="b"),
+    row(1, source=["a b.", "c."], targets=["x", "y"]),
+    row(2, source=" ", target="b"),
+    row(3, source=["", " "], target="b"),
+    row(4, source="a", target=""),
+    row(5, source="a", targets=["x", " "]),
+    row(6, source="a", target="b", targets=["c", "d"]),
+  ]
+  found = cleaned(rows, task_fields=PAIR)
+  assert [one.id for one in found.rows] == ["r0", "r1", "r6"]
+  assert found.left_out == {"empty source": 2, "empty target": 1, "empty targets": 1}
+  assert clean.joined(found.rows[1].fields["source"]) == "a b. c."
+  for fields, part in (
+    ({"source": "a"}, "no field 'target'"),
+    ({"source": ["a", 3], "target": "b"}, "'source' is ['a', 3]"),
+    ({"source": "a", "target": ["b"]}, "'target' is ['b']"),
+    ({"source": "a", "targets": "b"}, "'targets' is 'b', expected a list"),
+    ({"source": "a", "targets": ["b", None]}, "'targets'"),
+  ):
+    refused([row(2, **fields)], "f.csv:2", part, task_fields=PAIR)

@@ -107,3 +107,22 @@ def test_shorter_conversations_keep_the_system_and_whole_exchanges():
   messages = conversations.conversation({"messages": messages})
   assert list(conversations.shorter(messages)) == [[messages[0], *messages[5:]]]
   assert list(conversations.shorter(messages[:5])) == []
+
+
+def test_the_question_of_a_row():
+  asked, answered = USER | {"train": False}, ANSWER["content"]
+  question = conversations.question
+  assert question({"messages": [USER, ANSWER]}) == ([asked], answered)
+  more = [USER, ANSWER, USER | {"content": "and?"}]
+  messages, answer = question({"messages": more})
+  assert [m["content"] for m in messages] == [m["content"] for m in more] and answer is None
+  assert question({"prompt": "a", "completion": "b"})[1] == "b"
+  for fields in ({"prompt": "a"}, {"prompt": "a", "completion": None}, {"instruction": "a"}):
+    messages, answer = question(fields)
+    assert [m["content"] for m in messages] == ["a"] and answer is None
+  assert question({"text": "once upon a time"}) == (None, None)
+  called = ANSWER | {"content": "", "tool_calls": [{"function": {"name": "f"}}]}
+  assert question({"messages": [USER, called]}) == ([asked], None)  # nothing to compare with
+  assert question({"messages": [USER]}) == ([asked], None)
+  with pytest.raises(JaxsftError, match="'messages'"):
+    question({"question": "a"})
