@@ -14,7 +14,9 @@ if "xla_force_host_platform_device_count" not in flags:
   os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("NPROC", "64")  # see start.mesh_of
 
+import gc
 import importlib
+import pathlib
 
 import jax
 import pytest
@@ -26,6 +28,21 @@ LONG = ("contract/", "test_tpu", "models/", "families/", "test_generate", "test_
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+  """Forgets compiled programs before there are too many.
+
+  Each holds some memory maps, of which Linux gives a process 65,530: beyond them XLA crashes.
+  """
+  yield
+  if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+    jax.clear_caches()
+    gc.collect()
 
 
 def required(name, switch):
