@@ -16,6 +16,8 @@ import numpy as np
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 220, 58, 28
 CURVES = ("loss", "accuracy", "lr", "grad_norm", "penalty")
 NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "eval_loss": "held-out loss"}
+OF_TYPES = ("precision", "recall", "f1", "support")
+"""Numbers of each entity type, see metrics.tagging."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8883; --ink: #2563eb; --soft: #2563eb22 }
@@ -63,6 +65,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     _summary(result),
     _curves(lines),
     _confusion(result.get("metrics") or {}),
+    _types(result.get("metrics") or {}),
     _examples(result.get("examples") or []),
     _preflight(data),
   ]
@@ -190,6 +193,26 @@ def _confusion(metrics):
   return (
     "<h2>Confusion table</h2>\n<p class='note'>Rows are the true labels, columns what the "
     f"model says.</p>\n<table>\n<tr><th></th>{head}</tr>\n{rows}</table>\n"
+  )
+
+
+def by_support(per_type):
+  """[(type, its numbers OF_TYPES as texts)], the most frequent in gold first."""
+  found = sorted(per_type.items(), key=lambda item: (-item[1]["support"], item[0]))
+  return [(name, [shorten(one[key]) for key in OF_TYPES]) for name, one in found]
+
+
+def _types(metrics):
+  if not metrics.get("per_type"):
+    return ""
+  head = "".join(f'<th class="number">{name}</th>' for name in OF_TYPES)
+  rows = ""
+  for name, values in by_support(metrics["per_type"]):
+    cells = "".join(f'<td class="number">{value}</td>' for value in values)
+    rows += f"<tr><th>{_text(name)}</th>{cells}</tr>\n"
+  return (
+    "<h2>Types</h2>\n<p class='note'>Support is how often a type is in the gold rows.</p>\n"
+    f"<table>\n<tr><th></th>{head}</tr>\n{rows}</table>\n"
   )
 
 

@@ -9,6 +9,8 @@ import rich.table
 
 from jaxsft import report as report_lib
 
+MOST = 20  # types in the table of the last page
+
 
 def console() -> rich.console.Console:
   return rich.console.Console()
@@ -47,7 +49,8 @@ def closing(console: rich.console.Console, result: dict) -> None:
   """The last page: final metrics, confusion table, three examples, where things are.
 
   result: as in result.json: "metrics" {name: number, "confusion": [C, C] rows = true,
-  "labels": C names}, "best", "examples", "steps", "seconds", "export", "report" …
+  "labels": C names, "per_type": {type: numbers}}, "best", "examples", "steps", "seconds",
+  "export", "report" …
   """
   show = lambda *a: console.print(*a, markup=False, highlight=False, soft_wrap=True)
   metrics, best = result.get("metrics") or {}, result.get("best")
@@ -58,6 +61,8 @@ def closing(console: rich.console.Console, result: dict) -> None:
   show(f"final metrics{when}: {words or 'none'}")
   if metrics.get("confusion"):
     _show_confusion(console, show, metrics["confusion"], metrics["labels"])
+  if metrics.get("per_type"):
+    _show_types(console, show, metrics["per_type"])
   for example in (result.get("examples") or [])[:3]:
     show("")
     for name, value in example.items():
@@ -92,3 +97,16 @@ def _show_confusion(console, show, counts, labels):
   for label, row in zip(labels, counts, strict=True):
     table.add_row(rich.text.Text(str(label)), *(f"{n:,}" for n in row))
   console.print(table)
+
+
+def _show_types(console, show, per_type):
+  """The numbers of each type, the most frequent first."""
+  table = rich.table.Table("type", box=rich.box.SIMPLE_HEAD)
+  for name in report_lib.OF_TYPES:
+    table.add_column(name, justify="right")
+  found = report_lib.by_support(per_type)
+  for name, cells in found[:MOST]:
+    table.add_row(rich.text.Text(name), *cells)
+  console.print(table)
+  if len(found) > MOST:
+    show(f"and {len(found) - MOST} more types, which report.html has")

@@ -338,6 +338,24 @@ def test_the_last_page_of_many_labels_and_of_none():
   assert "final metrics: none" in console.file.getvalue()
 
 
+def test_the_last_page_of_types():
+  one = lambda n: {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": n, "right": 1}
+  console = screen()
+  per_type = {"PER": one(3), "[LOC]": one(1200), "ORG": one(3)}
+  screen_lib.closing(console, {"metrics": {"f1": 0.4, "per_type": per_type}})
+  head, _, *rows = [
+    x.split() for x in console.file.getvalue().split("type ")[1].splitlines()[:5]
+  ]
+  assert head == ["precision", "recall", "f1", "support"]
+  assert rows[0] == ["[LOC]", "0.5", "0.25", "0.3333", "1,200"]
+  assert [row[0] for row in rows] == ["[LOC]", "ORG", "PER"]
+  many = {f"T{n}": one(n) for n in range(23)}
+  console = screen()
+  screen_lib.closing(console, {"metrics": {"per_type": many}})
+  said = console.file.getvalue()
+  assert "and 3 more types" in said and "T3 " in said and "T2 " not in said
+
+
 def test_an_error_in_the_loop_is_not_replaced(tmp_path):
   with pytest.raises(ZeroDivisionError), make_log(tmp_path) as logger:
     logger.start(0)

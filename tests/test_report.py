@@ -92,6 +92,17 @@ def test_the_numbers_are_there(run):
     assert expected in text
 
 
+def test_the_types_of_entities(run):
+  result = json.loads((run / "result.json").read_text())
+  numbers = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 1200, "predicted": 7}
+  result["metrics"]["per_type"] = {EVIL: numbers, "LOC": numbers | {"support": 1300}}
+  (run / "result.json").write_text(json.dumps(result))
+  text = parse(report.write(run)).text
+  assert text.index("1,300") < text.index("1,200") and text.count(EVIL) == 6
+  for part in ("Types", "0.3333", "0.25"):
+    assert part in text
+
+
 def test_a_curve_for_each_measured_thing(run):
   path = report.write(run)
   page, source = parse(path), path.read_text(encoding="utf-8")

@@ -74,6 +74,8 @@ def encode(row, context):
 
 
 def _encode(fields, context):
+  if fields.get("tokens") in ([], ()) and fields.get("tags") in ([], ()):
+    return tasks.Encoded((), "dropped: no words", "", [], frozenset())
   read = words.read(fields, context.tokenizer)
   tags = gold_tags(fields, read.words, read.text, context)
   spans = [] if tags is None else _learnt(tags, read, context)

@@ -24,6 +24,7 @@ from jaxsft.tasks import tag
 pytestmark = pytest.mark.full
 TEXTS = (
   "They was there, without the aid of tables.",
+  "She go to school. He have two cat. I is happy. We was late. It were an good idea.",
   "The history of computing is longer then the history of computing hardware!",
   "He don't  know what she want (or needs) : 20°C, naïve Äpfel, U.S. troops.",
   "Me and him goes to school every days \N{HUGGING FACE} since\u200b 2019.",
@@ -38,6 +39,11 @@ CORPORA = {  # file -> sentences, entities (as published), types
   "zh_weibo_ner/weiboNER_2nd_conll.train": (1_350, 1_895, 8),
   "zh_weibo_ner/weiboNER_2nd_conll.dev": (270, 389, 8),
   "zh_weibo_ner/weiboNER_2nd_conll.test": (270, 418, 8),
+}
+
+BROKEN = {  # entities that begin with an I: rows in IOB2 are left as they are
+  "zh_weibo_ner/weiboNER_2nd_conll.train": 10,
+  "zh_weibo_ner/weiboNER_2nd_conll.test": 4,
 }
 
 
@@ -67,7 +73,9 @@ def test_entities_are_as_many_as_published(file):
   found = spelling.settled(rows, names)
   assert len(found) == sentences and len(names) == 1 + 2 * types and names[0] == "O"
   tags = [row.fields["tags"] for row in found]
-  assert sum(len(tagging.spans(x, "IOB2", strict=True)) for x in tags) == entities
+  assert sum(len(tagging.spans(x, "IOB2")) for x in tags) == entities
+  begun = sum(name.startswith("B-") for x in tags for name in x)
+  assert entities - begun == BROKEN.get(file, 0)
   if "conll" in file and "2003" in file:  # the published tags are IOB1
     assert any(a.fields["tags"] != b.fields["tags"] for a, b in zip(rows, found, strict=True))
 
@@ -104,7 +112,7 @@ def test_first_tokens_are_those_of_the_library(name, file):
     if not spaced:
       assert ours.word.tolist() == first
     lost += ours.lost
-  assert lost < 10
+  assert lost < (100 if "weibo" in file else 10)  # U+FFFD, which BERT drops
 
 
 @pytest.mark.parametrize("given", ["text", "tokens"])

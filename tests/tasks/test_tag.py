@@ -103,6 +103,8 @@ def test_rows_without_tags_have_no_targets():
 def test_a_row_of_which_nothing_is_left():
   encoded = tag.encode(row(tokens=["\u200b"], tags=["O"]), context())
   assert encoded.examples == () and encoded.note.startswith("dropped: no word")
+  empty = tag.encode(row(tokens=[], tags=[]), context())
+  assert empty.examples == () and empty.note == "dropped: no words"
   (example,) = tag.encode(row(tokens=["\u200b"]), context()).examples  # it has to be answered
   assert example["word"].tolist() == [-1, -1]
 
