@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from jaxsft import finish, prepare, pretrained, train
+from jaxsft.tasks import chat
 from tests import tiny
 
 
@@ -43,7 +44,7 @@ def test_forms_side_by_side(model, tmp_path):
   assert report.samples[0] == "t⟦he end.<|im_end|>⟧" and "⟦meow<|im_end|>⟧" in report.samples[1]
   assert report.duplicates == {}  # no two rows say the same, whatever fields they have
   job = SimpleNamespace(config=config, data=found)
-  asked = [messages[-1]["content"] for messages in finish.sample_prompts(job)]
+  asked = [text for text, *_ in finish.samples(job)]
   assert asked == ["a cat\nsays", "a dog\nsays", "hi"]  # plain text asks for nothing
 
 
@@ -72,7 +73,7 @@ def test_a_run_on_plain_text_has_no_talk_to_show():
   context = SimpleNamespace(chat_template=None)
   job = SimpleNamespace(
     config=config_of("llama", "book.txt", evaluate__max_new_tokens=1),
-    data=SimpleNamespace(held_out=None, train=train, context=context),
+    data=SimpleNamespace(held_out=None, train=train, context=context, task=chat),
     base=SimpleNamespace(limit=9),
   )
-  assert finish.show_samples(job, None, "after training") == {}
+  assert finish.show_samples(job, None, "after training") == []

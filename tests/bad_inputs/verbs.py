@@ -224,12 +224,13 @@ VERBS = [
     "malformed JSON",
   ),
   case(
-    "predict with a chat model",
+    "predict of a text that asks nothing",
     "predict",
     lambda p: p.flags.update(model="llama"),
     1,
-    "LlamaForCausalLM",
-    "jaxsft.generate",
+    "new.jsonl:1",
+    "asks nothing",
+    "correct the row",
   ),
   case(
     "predict with a bare encoder",
