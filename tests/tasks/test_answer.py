@@ -171,7 +171,7 @@ def spans_of(example):
 
 def test_an_answer_that_no_window_holds_is_counted():
   pieces = LONG.split()
-  gold = " ".join(pieces[5:12])  # windows hold words 0 to 9, 6 to 15 …
+  gold = " ".join(pieces[5:11])  # windows hold words 0 to 9, 6 to 15 …
   encoded = answer.encode(row(LONG, gold), context(max_length=16, stride=4))
   assert encoded.note == "truncated: answer longer than what windows share, whole in none"
   assert {int(e["start"]) for e in encoded.examples} == {0}
@@ -220,8 +220,9 @@ def test_a_question_without_room_for_a_context(limit, room):
   assert len(answer.encode(given, context(max_length=11, stride=4)).examples) == 36
 
 
-def test_a_short_context_needs_no_stride():
-  assert len(answer.encode(row("w1", "w1"), context(max_length=7, stride=4)).examples) == 1
+@pytest.mark.parametrize("stride", [0, 1, 4])
+def test_a_short_context_needs_no_stride(stride):
+  assert len(answer.encode(row("w1", "w1"), context(max_length=7, stride=stride)).examples) == 1
 
 
 def test_no_answer_must_be_allowed():
