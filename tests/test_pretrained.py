@@ -75,6 +75,19 @@ def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
   assert found == ("0", "1", "2")
 
 
+def test_names_for_a_head_that_says_a_number_are_refused(tmp_path):
+  """By what is wrong, the kind of label, although 0 and 1 are also no ids of its one output."""
+  path = tiny.checkpoint(tmp_path / "one", "bert", labels=("a", "b"))
+  said = json.loads((path / "config.json").read_text())
+  said |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
+  (path / "config.json").write_text(json.dumps(said))
+  rows = tmp_path / "rows.jsonl"
+  lines = [{"name": f"s{i}", "text": "the film", "label": i % 2} for i in range(40)]
+  rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  with pytest.raises(UsageError, match=r"label_type: found 'single'.*trained with 'number'"):
+    labels_of(path, rows)
+
+
 def test_what_the_classes_of_a_head_are(tmp_path):
   """One output without a problem_type is a number: rerankers and reward models are such."""
   path = tiny.checkpoint(tmp_path / "one", "bert", labels=("a", "b"))

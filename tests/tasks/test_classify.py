@@ -391,6 +391,10 @@ def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
     )
     for part in expected:
       assert part in lines, lines
+    if kind == "multi":  # shares are of the examples, which may have several
+      count = len(data.train.store)
+      the = sum("the" in row.fields["label"] for row in data.rows.train)
+      assert f"the {the} ({the / count:.1%})" in lines
 
 
 def test_how_scores_are_made_can_be_said_to_predict(tmp_path):
@@ -410,6 +414,20 @@ def test_how_scores_are_made_can_be_said_to_predict(tmp_path):
   for wrong in ({"temperature": 2.0}, {"temperature": 0.0}, {"threshold": 1.0}):
     with pytest.raises(UsageError, match=next(iter(wrong))):
       many.predict(rows, **wrong)
+
+
+def test_a_threshold_of_one_label_leaves_the_others():
+  own = words(label_type="multi", threshold=(0.2, 0.3, 0.4))
+  assert labels.scoring(own, threshold={"b": 0.9}).threshold == (0.2, 0.9, 0.4)
+  assert labels.scoring(words(label_type="multi"), threshold={"b": 0.9}).threshold == (
+    0.5,
+    0.9,
+    0.5,
+  )
+  assert labels.scoring(own, threshold=0.6).threshold == 0.6
+  assert labels.scoring(own).threshold == (0.2, 0.3, 0.4)
+  with pytest.raises(UsageError, match="threshold: found the label 'x'"):
+    labels.scoring(own, threshold={"x": 0.9})
 
 
 def test_a_conversation_is_classified(tmp_path):
