@@ -12,7 +12,8 @@ says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. 
 way, the same command goes on. --temperature divides the logits of classes before they become
 scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
 above which score a label is given where a row may have many. Models that write answer in
-"text", as `generate` does, where "cut" says that max_new_tokens may have ended it.
+"text", as `generate` does; "cut" says that max_new_tokens may have ended it, "source_cut" that
+the model saw only the beginning of a source.
 """
 
 import dataclasses
@@ -94,7 +95,8 @@ def predictor(model, batch_size, **rules):
 
 
 def _writer(model, task, params, mesh, given):
-  """A `predictor` of texts: {"text"}, and "cut" where max_new_tokens may have ended one.
+  """A `predictor` of texts: {"text"}, with "cut" where max_new_tokens may have ended one and
+  "source_cut" where the model was shown but the beginning of a source.
 
   given: of `answering.texts`; what is not is the checkpoint's, as in `generate.answer`.
   """
@@ -119,7 +121,11 @@ def _writer(model, task, params, mesh, given):
       prompts.append(prompt)
     with jax.set_mesh(mesh):
       said = answering.texts(model.network, params, model.tokenizer, prompts, **rules)
-    return [{"text": text} | ({"cut": True} if cut else {}) for text, cut in said]
+    whole = [not task.SOURCE or task.whole(row, model.context) for row in rows]
+    return [
+      {"text": text} | ({"cut": True} if cut else {}) | ({} if uncut else {"source_cut": True})
+      for (text, cut), uncut in zip(said, whole, strict=True)
+    ]
 
   return answer
 
@@ -213,7 +219,7 @@ def _rules(flags, config):
 
 def main(argv):
   flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
-  flags |= {"sha256": None, "temperature": 1.0, "threshold": None, "max_new_tokens": None}
+  flags |= {"sha256": None, "temperature": 1.0, "threshold": None, "max_new_tokens": 0}
   config, flags = command.parse(argv, flags, needs_config=False)
   start.quiet()
   if flags["batch_size"] < 1:
@@ -226,6 +232,11 @@ def main(argv):
   model = pretrained.load(flags["model"], flags["sha256"])
   if config is not None and config.task == model.base.task:
     model = _as_config_says(model, config)
+  writes = hasattr(tasks.TASKS.get(model.base.task), "prompt")
+  if flags["max_new_tokens"] and not writes:
+    raise UsageError(
+      f"--max_new_tokens={flags['max_new_tokens']}: the model writes no text; leave it out"
+    )
   context = labels.scoring(model.context, flags["temperature"], threshold)
   model, rules = dataclasses.replace(model, context=context), _rules(flags, config)
   answer = predictor(model, flags["batch_size"], **rules)

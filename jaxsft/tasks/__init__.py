@@ -26,6 +26,7 @@ comparisons are made, the main one first. A task whose answers are texts has
   TEXT_METRICS    metrics of generated answers that are computed unless the config names others
   prompt(row, context)    ids that an answer is generated from; None: the row asks for none
   asked(row)              what people are shown of it
+  whole(row, context)     whether the prompt holds all of the source, where it has one
   references(row)         texts that an answer is compared with
 """
 

@@ -129,6 +129,11 @@ def prompt(row, context):
     raise JaxsftError(f"{row.where}: {error}") from error
 
 
+def whole(row, context):
+  """Whether `prompt` holds all of the row's source."""
+  return _source(context.instruction + asked(row), context)[1] is None
+
+
 def asked(row):
   """The source as one text, without the instruction; raises JaxsftError where it is none."""
   found = row.fields.get("source")

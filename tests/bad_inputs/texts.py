@@ -200,6 +200,14 @@ TEXTS = [
     evaluate__max_new_tokens=4,
     evaluate__text_metrics='["answer_accuracy"]',
   ),
+  case(
+    "a length of texts that nobody writes",
+    "predict",
+    lambda p: p.flags.update(max_new_tokens=8),
+    2,
+    "--max_new_tokens=8",
+    "writes no text",
+  ),
   predict("nothing to translate", [{"text": "a cat"}], "new.jsonl:1", "source is None"),
   predict("a blank to translate", [{"source": " "}], "new.jsonl:1", "source is ' '"),
 ]

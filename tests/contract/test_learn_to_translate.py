@@ -1,5 +1,6 @@
 """Pairs of texts learnt by heart are written word for word, and ended, by whoever has them."""
 
+import dataclasses
 import json
 
 import jax
@@ -91,6 +92,9 @@ def test_what_was_loaded_from_disk_writes_the_same(taught, where):
   said = model.predict(rows, batch_size=8, max_new_tokens=ROOM)
   assert said == [{"text": target} for _, target in asked(run)]
   assert model.predict(rows[::-1], batch_size=8, max_new_tokens=ROOM) == said[::-1]
+  long = dataclasses.replace(model, context=dataclasses.replace(model.context, max_length=6))
+  (one,) = long.predict(rows[:1], batch_size=8, max_new_tokens=ROOM)
+  assert one.pop("source_cut") is True and set(one) <= {"text", "cut"}
   source, target = asked(run)[0]
   assert model.generate(source, max_new_tokens=ROOM) == target
   assert model.generate(f"de: {source}", max_new_tokens=ROOM) == target  # not twice

@@ -38,6 +38,9 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
     accumulate=2,
     checkpoint__every=2,
     evaluate__every=3,
+    evaluate__generate=2,
+    evaluate__text_metrics=("chrf",),
+    evaluate__max_new_tokens=4,
     mesh__fsdp=2,
     mesh__tensor=2,
   )

@@ -121,6 +121,7 @@ def test_an_answer_is_generated_from_what_training_reads():
     long = row(source="one two three " * (20 if settings else 1))
     (example,) = encoded(long, **settings).examples
     assert seq2seq.prompt(long, context(**settings)) == example["source"].tolist()
+    assert seq2seq.whole(long, context(**settings)) == (not settings)
 
 
 # --- languages -------------------------------------------------------------------------
