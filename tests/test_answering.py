@@ -13,6 +13,7 @@ from jaxsft import (
   generate_ids,
   job,
   models,
+  prepare,
   pretrained,
   tasks,
   train,
@@ -224,3 +225,17 @@ def test_floats_of_two_streams():
   counted = job.flops_per_token(network, shapes, paths, np.array([[S, T]] * 7))
   attention = 12 * N * (E * S * S + K * (T * T / 2 + T * S))
   assert counted == pytest.approx((6 * (source * S + target * T) + attention) / (S + T))
+
+
+def test_the_metrics_that_are_computed():
+  """The task's own, those that are named, and always the one that "best" means."""
+  make = lambda task, **wanted: config_lib.Config(
+    task=task, evaluate=config_lib.Evaluate(**wanted)
+  )
+  assert prepare.text_metrics(make("seq2seq")) == ("bleu", "chrf", "rougeL", "exact_match")
+  assert prepare.text_metrics(make("chat")) == ("exact_match",)
+  assert prepare.text_metrics(make("chat", text_metrics=("chrf",))) == ("chrf",)
+  assert prepare.text_metrics(make("chat", metric="bleu")) == ("exact_match", "bleu")
+  assert prepare.text_metrics(make("chat", metric="exact_match")) == ("exact_match",)
+  assert prepare.text_metrics(make("chat", metric="loss")) == ("exact_match",)
+  assert prepare.text_metrics(make("classify")) == ()

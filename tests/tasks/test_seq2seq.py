@@ -178,6 +178,10 @@ def test_the_class_of_mbart_switches_by_itself():
   assert theirs.convert_ids_to_tokens(example["source"])[-2:] == ["</s>", "en_XX"]
   assert example["targets"].tolist() == theirs(text_target="four").input_ids
   assert theirs.convert_ids_to_tokens(example["targets"]) == ["▁four", "</s>", "de_DE"]
+  theirs.tgt_lang = "fr_XX"  # the tokenizer's own, where the config names none
+  (example,) = encoded(tokenizer=theirs, decoder_start=None).examples
+  assert theirs.convert_ids_to_tokens(example["targets"]) == ["▁four", "</s>", "fr_XX"]
+  assert theirs.convert_ids_to_tokens(example["source"])[-1] == "en_XX"
 
 
 # --- torch -----------------------------------------------------------------------------
