@@ -105,7 +105,9 @@ def finetune(config, workdir=None):
     latest = find_checkpoint(job)
     logger.preflight(config_lib.to_dict(config), report)
     state, loop = make_state(job, latest)
-    finish.show_samples(job, state, "before training")
+    finish.show_samples(
+      job, state, f"after update {latest}" if latest is not None else "before training"
+    )
 
     # 5. The updates, with evaluations and checkpoints between them.
     state, loop = train(job, state, loop, preemption)
