@@ -144,12 +144,8 @@ def theirs(experiment, args, parts, labels, config, directory):
       "workdir": str(directory),
       "epochs": config.epochs,
       "batch_size": config.batch_size,
-      "peak_lr": config.optim.peak_lr,
-      "schedule": config.optim.schedule,
-      "warmup": config.optim.warmup,
-      "weight_decay": config.optim.weight_decay,
-      "clip": config.optim.clip,
       "seed": config.seed,
+      "optim": dataclasses.asdict(config.optim),
     },
   }
   job |= {"stride": experiment.more.get("data.stride", 0), "max_answer": 30}
@@ -167,7 +163,7 @@ def run(name, args):
   """{"jaxsft": [scores], "trainer": [scores], …} of one experiment."""
   experiment = EXPERIMENTS[name]
   parts = getattr(quality_data, experiment.rows)(pathlib.Path(args.data))
-  labels = quality_data.labels(experiment.task, parts[0], experiment.score)
+  labels = quality_data.labels(experiment.task, [*parts[0], *parts[1]], experiment.score)
   found = {"jaxsft": [], "trainer": [], "before": [], "rows": [len(part) for part in parts]}
   found |= {"jaxsft_seconds": [], "trainer_seconds": []}
   with tempfile.TemporaryDirectory() as root:

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import torch
+import trainer_side
 import transformers
 
 AUTO = {
@@ -36,23 +37,16 @@ class Rows(torch.utils.data.Dataset):
 
 
 def arguments(kind, settings, **extra):
-  return kind(
-    output_dir=settings["workdir"],
+  """Those of trainer_side, over epochs and with the config's warmup."""
+  return trainer_side.arguments(
+    kind,
+    settings | {"steps": -1},
+    settings["optim"],
     num_train_epochs=settings["epochs"],
     per_device_train_batch_size=settings["batch_size"],
     per_device_eval_batch_size=64,
-    learning_rate=settings["peak_lr"],
-    lr_scheduler_type=settings["schedule"],
-    warmup_steps=settings["warmup"],  # a share, where it is below 1
-    weight_decay=settings["weight_decay"],
-    max_grad_norm=settings["clip"],
+    warmup_steps=settings["optim"]["warmup"],  # a share, where it is below 1
     seed=settings["seed"],
-    save_strategy="no",
-    report_to="none",
-    logging_strategy="no",
-    disable_tqdm=True,
-    dataloader_pin_memory=False,
-    remove_unused_columns=False,
     **extra,
   )
 

@@ -9,27 +9,30 @@ from jaxsft_side import peak_rss
 
 
 def arguments(kind, settings, optim, **extra):
-  """Training arguments of class `kind` with the update rule of a jaxsft config's `optim`."""
-  return kind(
-    output_dir=settings["workdir"],
-    max_steps=settings["steps"],
-    learning_rate=optim["peak_lr"],
-    lr_scheduler_type=optim["schedule"],
-    warmup_steps=0,
-    weight_decay=optim["weight_decay"],
-    adam_beta1=optim["b1"],
-    adam_beta2=optim["b2"],
-    adam_epsilon=optim["eps"],
-    max_grad_norm=optim["clip"],
-    seed=0,
-    save_strategy="no",
-    report_to="none",
-    logging_strategy="no",
-    disable_tqdm=True,
-    dataloader_pin_memory=torch.cuda.is_available(),
-    remove_unused_columns=False,
-    **extra,
-  )
+  """Training arguments of class `kind` with the update rule of a jaxsft config's `optim`.
+
+  extra: more of them, or others than these.
+  """
+  own = {
+    "output_dir": settings["workdir"],
+    "max_steps": settings["steps"],
+    "learning_rate": optim["peak_lr"],
+    "lr_scheduler_type": optim["schedule"],
+    "warmup_steps": 0,
+    "weight_decay": optim["weight_decay"],
+    "adam_beta1": optim["b1"],
+    "adam_beta2": optim["b2"],
+    "adam_epsilon": optim["eps"],
+    "max_grad_norm": optim["clip"],
+    "seed": 0,
+    "save_strategy": "no",
+    "report_to": "none",
+    "logging_strategy": "no",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+    "remove_unused_columns": False,
+  }
+  return kind(**own | extra)
 
 
 def train(base, settings, batches, count, **parts):

@@ -10,7 +10,19 @@ WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  groups = (_counts, _paths, _batches, _data, _labels, _training, _answers, _update, _mesh)
+  groups = (
+    _counts,
+    _paths,
+    _batches,
+    _data,
+    _windows,
+    _targets,
+    _labels,
+    _training,
+    _answers,
+    _update,
+    _mesh,
+  )
   for group in groups:
     yield from group(c)
 
@@ -104,6 +116,15 @@ def _data(c):
       c.task != "masked_lm" and value != usual,
       f"config.data.{key}: has no effect with task={c.task!r}; set it to {usual!r}",
     )
+  yield (
+    c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
+    "config.data.labels: task='tag' has names of tags in id order, and no rules or "
+    "data.label_type; give the names, or None for those of the rows",
+  )
+
+
+def _windows(c):
+  d = c.data
   yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
   windows = c.task == "answer" or d.too_long == "windows"
   yield (
@@ -116,6 +137,15 @@ def _data(c):
     "config.data.too_long: task='answer' cuts nothing, it reads long contexts in windows; set "
     "'error' or 'drop' for questions that leave no room for a context",
   )
+  yield (
+    c.task != "tag" and d.too_long == "windows",
+    f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
+    "or 'truncate'",
+  )
+
+
+def _targets(c):
+  d = c.data
   yield (
     isinstance(d.max_target_length, int) and d.max_target_length < 1,
     f"config.data.max_target_length: found {d.max_target_length}, expected at least 1 token",
@@ -132,16 +162,6 @@ def _data(c):
       f"config.data.{key}: is for sources and targets, which task={c.task!r} does not have; "
       "remove it or set task='seq2seq'",
     )
-  yield (
-    c.task != "tag" and d.too_long == "windows",
-    f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
-    "or 'truncate'",
-  )
-  yield (
-    c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
-    "config.data.labels: task='tag' has names of tags in id order, and no rules or "
-    "data.label_type; give the names, or None for those of the rows",
-  )
 
 
 def _labels(c):

@@ -73,6 +73,18 @@ def measure(eval_step, params, examples, plan, mesh, prefetch=2):
   return _by_row(examples, whole, by_token="positions" in where)
 
 
+def scored(eval_step, params, examples, plan, mesh, *, network, task, context, rules=None):
+  """([tasks.Found], metrics) of `measure`.
+
+  rules: of `answering.answered`, which generates answers to some of the rows; None: no answers.
+  """
+  found, counts = measure(eval_step, params, examples, plan, mesh), {}
+  if rules is not None:
+    with jax.set_mesh(mesh):
+      found, counts = answering.answered(found, network, params, task, context, **rules)
+  return found, task.metrics(found, context) | counts
+
+
 def _collect(whole, found, where, store):
   """Puts what one batch found into arrays [N, …], or [tokens, …], in the store's order."""
   ids = where["example_ids"]
@@ -123,16 +135,17 @@ def judge(model, config, rows):
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
   options = tasks.options_of(task, config.loss, context)
   eval_step = make_eval_step(model.network, task, options, mesh)
-  found = measure(eval_step, params, examples, plan, mesh)
-  counted = {"rows": len(rows), "examples": len(examples.store)}
+  rules = None
   if config.evaluate.generate:
     rules = answering.settings(config)
     rules["stop_ids"] = answering.stop_ids_of(model.base, examples.counts["stop_ids"])
     rules["frame"] = answering.frame_of(model.base, context)
-    with jax.set_mesh(mesh):
-      found, more = answering.answered(found, model.network, params, task, context, **rules)
-    counted |= more
-  return task.metrics(found, context) | counted, found, context
+  found, metrics = scored(
+    eval_step, params, examples, plan, mesh,
+    network=model.network, task=task, context=context, rules=rules,
+  )  # fmt: skip
+  counted = {"rows": len(rows), "examples": len(examples.store)}
+  return metrics | counted, found, context
 
 
 def _check_model(base, config):
@@ -162,16 +175,16 @@ def main(argv):
   task = tasks.TASKS[config.task]
   rows = prepare.read_data(config.data, task)
   sets = {"held out": rows.held_out or rows.train} | prepare.further_sets(config)
-  said = {}
-  for place, rows in sets.items():
-    systems, said[place] = {}, {}
-    for name in names:
-      metrics, found, context = judge(_load(name, config), config, rows)
-      systems[name] = (found, context)
+  said, systems = {place: {} for place in sets}, {place: {} for place in sets}
+  for name in names:
+    model = _load(name, config)
+    for place, rows in sets.items():
+      metrics, found, context = judge(model, config, rows)
+      systems[place][name] = (found, context)
       directory = _directory(flags["out"], place, name, len(sets), len(names))
       said[place][name] = _summary(directory, found, task, context, metrics, config)
-    if len(names) > 1:
-      said[place] |= {"comparison": compare.compare(systems, task)}
+  for place in sets if len(names) > 1 else ():
+    said[place]["comparison"] = compare.compare(systems[place], task)
   shown = said if len(sets) > 1 else next(iter(said.values()))
   print(json.dumps(shown if len(names) > 1 or len(sets) > 1 else shown[names[0]], indent=2))
   for place, found in said.items():

@@ -56,12 +56,11 @@ def evaluate_and_keep_best(job, state, loop, done):
 
 def measure(job, params, examples, plan, generates):
   """([tasks.Found], metrics) of a part of the data; `generates`: with answers to some rows."""
-  task, context = job.data.task, job.data.context
-  found, counts = evaluate.measure(job.eval_step, params, examples, plan, job.mesh), {}
-  if generates:
-    rules = answering.settings(job.config) | how_answers_end(job)
-    found, counts = answering.answered(found, job.network, params, task, context, **rules)
-  return found, task.metrics(found, context) | counts
+  return evaluate.scored(
+    job.eval_step, params, examples, plan, job.mesh,
+    network=job.network, task=job.data.task, context=job.data.context,
+    rules=answering.settings(job.config) | how_answers_end(job) if generates else None,
+  )  # fmt: skip
 
 
 def answers_are_due(job, done):

@@ -71,17 +71,8 @@ def write(
   _check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
-  for key in (THRESHOLD, ANSWERING):
-    config.pop(key, None)
-  if head.kind == "span" and answering:
-    config[ANSWERING] = dict(answering)
-  if head.kind == "sequence" and label_type == "multi":
-    config["problem_type"] = "multi_label_classification"
-    config[THRESHOLD] = threshold
-  ids = _token_ids(config, tokenizer, stops)
-  if family.architecture({**config, **ids}) != arch:  # positions count from it: RoBERTa
-    ids["pad_token_id"] = source_config.get("pad_token_id")
-  config |= ids
+  config = _with_decisions(config, head, label_type, threshold, answering)
+  config |= _token_ids_for(family, arch, config, source_config, tokenizer, stops)
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -89,10 +80,7 @@ def write(
     ) as temporary:
       work = pathlib.Path(temporary) / directory.name
       work.mkdir()
-      _write_json(work / "config.json", config)
-      if stops:
-        generation = _generation(config, stops, generation_config or {})
-        _write_json(work / "generation_config.json", generation)
+      _write_configs(work, config, stops, generation_config or {})
       tokenizer_lib.save_tokenizer(
         tokenizer, work, chat_template=chat_template, max_length=arch.max_positions
       )
@@ -108,6 +96,32 @@ def write(
       "it: check its space and permissions; nothing was left half-written"
     ) from error
   return files
+
+
+def _token_ids_for(family, arch, config, source_config, tokenizer, stops):
+  """`_token_ids`; the checkpoint's own pad id where positions count from it (RoBERTa)."""
+  ids = _token_ids(config, tokenizer, stops)
+  if family.architecture({**config, **ids}) != arch:
+    ids["pad_token_id"] = source_config.get("pad_token_id")
+  return ids
+
+
+def _write_configs(work, config, stops, generation_config):
+  """config.json and, where there are stop ids, generation_config.json."""
+  _write_json(work / "config.json", config)
+  if stops:
+    generation = _generation(config, stops, generation_config)
+    _write_json(work / "generation_config.json", generation)
+
+
+def _with_decisions(config, head, label_type, threshold, answering):
+  """The config with how a head's logits become answers; nothing of an earlier head's."""
+  config = {k: v for k, v in config.items() if k not in (THRESHOLD, ANSWERING)}
+  if head.kind == "span" and answering:
+    config[ANSWERING] = dict(answering)
+  if head.kind == "sequence" and label_type == "multi":
+    config |= {"problem_type": "multi_label_classification", THRESHOLD: threshold}
+  return config
 
 
 def _write_weights(

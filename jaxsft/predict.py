@@ -160,23 +160,21 @@ def _unlabelled(row, task):
 
 def _plan(lengths, batch_size, limit, mesh):
   """An order.Plan of a few sizes, so that one block's programs serve the next."""
+  shards = sharding.row_shards(mesh)
   plan = order.plan_evaluation(
     lengths,
     batch_size=batch_size,
     batch_unit="examples",
     packing="pack",
     max_length=int(lengths.max()),
-    row_multiple=sharding.row_shards(mesh),
+    row_multiple=shards,
   )
   up = lambda n: generate_ids.bucket(n) if n > 1 else 1
   return dataclasses.replace(
     plan,
     row_length=max(plan.row_length, min(up(plan.row_length), limit)),
     segments=up(plan.segments),
-    row_counts=tuple(
-      sharding.row_shards(mesh) * up(-(-n // sharding.row_shards(mesh)))
-      for n in plan.row_counts
-    ),
+    row_counts=tuple(shards * up(-(-n // shards)) for n in plan.row_counts),
   )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxsft import labels, languages, optim, sharding, tasks
 from jaxsft.data import audit, clean, fetch, forms, order, pack, read, store
 from jaxsft.errors import UsageError
-from jaxsft.metrics import generated
+from jaxsft.metrics import generated, tagging
 from jaxsft.tuning import select
 
 SAMPLES = 3
@@ -356,10 +356,9 @@ def tokenizer_hash(tokenizer):
 
 
 def source_hash(task):
-  """sha256 over the code that encodes: the task and jaxsft/data/chat.py."""
+  """sha256 over the code that encodes: the task, jaxsft/data, and what tags are spelt by."""
   files = [
-    pathlib.Path(task.__file__),
-    pathlib.Path(languages.__file__),
+    *(pathlib.Path(module.__file__) for module in (task, languages, tagging)),
     *sorted(pathlib.Path(store.__file__).parent.glob("*.py")),
   ]
   digest = hashlib.sha256()

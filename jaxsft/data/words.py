@@ -198,6 +198,19 @@ def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
   return [(at, min(at + room, count)) for at in range(0, count - stride, room - stride)]
 
 
+def window(
+  columns: Mapping[str, np.ndarray], inside: tuple[int, int], part: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """Columns [T] with only the tokens of `part` of those that lie `inside`; both (start, stop).
+
+  What a tokenizer puts around a text stands around every window.
+  """
+  (first, stop), (start, end) = inside, part
+  return {
+    name: np.concatenate([x[:first], x[start:end], x[stop:]]) for name, x in columns.items()
+  }
+
+
 def shared_out(count: int, parts: Sequence[tuple[int, int]]) -> np.ndarray:
   """[count] the part that each token is read in: where it is farthest from both ends.
 

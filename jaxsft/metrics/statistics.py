@@ -48,6 +48,12 @@ def mean(name: str, values, direction: str = "max", scale: float = 1.0) -> Measu
   return Measured(name, direction, rows, lambda s: scale * s[..., 0] / s[..., 1])
 
 
+def share(name: str, part, whole) -> Measured:
+  """Summed `part` [n] over summed `whole` [n]."""
+  rows = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)], axis=-1)
+  return Measured(name, "max", rows, lambda s: s[..., 0] / s[..., 1])
+
+
 def accuracy(predicted, gold) -> Measured:
   """Share of rows [n] whose predicted label is the gold one."""
   _check_as_many(predicted, gold)

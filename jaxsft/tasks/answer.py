@@ -138,12 +138,10 @@ def _tokens_of(start, end, pair):
 
 def _window(pair, part, labelled, target):
   """The example with only `part` of the context."""
-  first, stop = pair.context
-  start, end = part
+  (first, _), (start, end) = pair.context, part
   columns = pair._asdict()
   del columns["context"]
-  cut = lambda x: np.concatenate([x[:first], x[start:end], x[stop:]])
-  example = {name: cut(column) for name, column in columns.items()}
+  example = words.window(columns, pair.context, part)
   if labelled:
     whole = target is not None and start <= target[0] and target[1] < end
     places = (target[0] - start + first, target[1] - start + first) if whole else (0, 0)

@@ -92,45 +92,52 @@ def loss(network, params, batch, options, key=None):
   batch: token keys [R,T]. options: label_smoothing, z_loss and chunk. Without a key, in
   evaluation, it is the plain cross-entropy, so that exp(loss) is the perplexity.
   """
-  training = key is not None
   x, auxiliary = network.hidden_and_auxiliary(params, batch, key)
+  targets, weights = batch["targets"], batch["weights"]
+  found = token_sums(network, params, x, targets, weights, options, key)
+  if (
+    key is not None and auxiliary is not None
+  ):  # of the micro-batch, which counts by its tokens
+    weight = found["loss"][1]
+    found["auxiliary"] = (auxiliary * weight, weight)
+  return found
+
+
+def token_sums(network, params, x, targets, weights, options, key=None):
+  """Sums of the loss and of the right tokens, from hidden states x [R,T,D]; see `loss`."""
+  training = key is not None
   x, kernel, bias, softcap = network.to_vocabulary(params, x, key)
   sums = heads.cross_entropy(
     x,
     kernel,
-    batch["targets"],
-    batch["weights"],
+    targets,
+    weights,
     bias=bias,
     softcap=softcap,
     label_smoothing=options.label_smoothing if training else 0.0,
     z_loss=options.z_loss if training else 0.0,
     chunk=options.chunk,
   )
-  found = {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
-  if training and auxiliary is not None:  # of the micro-batch, which counts by its tokens
-    weight = sums["loss"][1]
-    found["auxiliary"] = (auxiliary * weight, weight)
-  return found
+  return {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
 
 
 def predict(network, params, batch, options):
   """Of each segment [R,M] float32: nll, the summed loss of its supervised tokens; tokens,
   how many (the sum of their weights); right, how many are the likeliest.
   """
-  x = network.hidden(params, batch)
-  x, kernel, bias, softcap = network.to_vocabulary(params, x)
-  nll, right = heads.token_losses(
-    x,
-    kernel,
-    batch["targets"],
-    batch["weights"],
-    bias=bias,
-    softcap=softcap,
-    chunk=options.chunk,
-  )
-  weights, most = batch["weights"], batch["example_ids"].shape[1]
+  x, weights = network.hidden(params, batch), batch["weights"]
+  nll, right = token_losses(network, params, x, batch["targets"], weights, options)
+  most = batch["example_ids"].shape[1]
   found = {"nll": nll * weights, "tokens": weights, "right": right}
   return heads.segment_sums(found, batch["segments"], most)
+
+
+def token_losses(network, params, x, targets, weights, options):
+  """heads.token_losses of hidden states x [R,T,D]."""
+  x, kernel, bias, softcap = network.to_vocabulary(params, x)
+  return heads.token_losses(
+    x, kernel, targets, weights, bias=bias, softcap=softcap, chunk=options.chunk
+  )
 
 
 def decode(found, context):
@@ -145,22 +152,28 @@ def metrics(found, context):
 
 def token_metrics(found):
   """Means over all held-out tokens, and the perplexity exp(loss)."""
-  sums = {
-    name: sum(float(o[name]) for f in found for o in f.outputs)
-    for name in ("nll", "tokens", "right")
-  }
-  loss = sums["nll"] / sums["tokens"]
+  nll, tokens, right = np.sum([row_sums(one) for one in found], 0).tolist()
   return {
-    "loss": loss,
-    "perplexity": math.exp(min(loss, 700.0)),  # finite in a float
-    "token_accuracy": sums["right"] / sums["tokens"],
+    "loss": nll / tokens,
+    "perplexity": perplexity(nll / tokens),
+    "token_accuracy": right / tokens,
   }
+
+
+def perplexity(loss):
+  """exp(loss), finite in a float."""
+  return math.exp(min(loss, 700.0))
+
+
+def row_sums(one):
+  """(nll, tokens, right) of all examples of a row, as `predict` finds them."""
+  return [sum(float(o[name]) for o in one.outputs) for name in ("nll", "tokens", "right")]
 
 
 def row_loss(one, context):
   """Mean loss of the supervised tokens of one row."""
-  tokens = sum(float(o["tokens"]) for o in one.outputs)
-  return sum(float(o["nll"]) for o in one.outputs) / tokens
+  nll, tokens, _ = row_sums(one)
+  return nll / tokens
 
 
 def measured(found, context):
@@ -170,12 +183,8 @@ def measured(found, context):
 
 def token_measured(found):
   """Those of `token_metrics`."""
-  nll, tokens, right = (
-    np.array([sum(float(o[name]) for o in f.outputs) for f in found])
-    for name in ("nll", "tokens", "right")
-  )
-  hits = np.stack([right, tokens], -1)
-  share = statistics.Measured("token_accuracy", "max", hits, lambda s: s[..., 0] / s[..., 1])
+  nll, tokens, right = np.array([row_sums(one) for one in found]).T
+  share = statistics.share("token_accuracy", right, tokens)
   return [statistics.perplexity(nll, tokens), share]
 
 

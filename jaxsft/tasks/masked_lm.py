@@ -16,8 +16,8 @@ from jax import lax
 
 from jaxsft import tasks
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics
 from jaxsft.models import heads, layers
+from jaxsft.tasks import chat
 
 FIELDS = ("text",)
 GOLD = ()
@@ -25,6 +25,8 @@ HEAD, SOURCE, OUTPUTS = "masked_lm", False, "segment"
 SEEDED = True
 METRICS = {"loss": "min", "pseudo_perplexity": "min", "token_accuracy": "max"}
 DEFAULT_METRIC = "loss"
+
+row_loss = chat.row_loss  # `predict` finds what chat's does: nll, tokens, right
 
 SHOWN = 300  # characters of a text in the report
 # Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han.
@@ -165,21 +167,8 @@ def loss(network, params, batch, options, key=None):
     most = batch["seeds"].shape[1]
     count = heads.segment_sums({"hidden": weights}, batch["segments"], most)["hidden"]
     weights = weights / jnp.maximum(_of_segment(count, batch["segments"]), 1)
-  training = key is not None
   x = network.hidden(params, batch | {"inputs": inputs}, key)
-  x, kernel, bias, softcap = network.to_vocabulary(params, x, key)
-  sums = heads.cross_entropy(
-    x,
-    kernel,
-    batch["inputs"],
-    weights,
-    bias=bias,
-    softcap=softcap,
-    label_smoothing=options.label_smoothing if training else 0.0,
-    z_loss=options.z_loss if training else 0.0,
-    chunk=options.chunk,
-  )
-  return {"loss": sums["loss"], "token_accuracy": sums["accuracy"]}
+  return chat.token_sums(network, params, x, batch["inputs"], weights, options, key)
 
 
 def hide(batch, options):
@@ -239,16 +228,8 @@ def predict(network, params, batch, options):
     masked = able & (units % passes == k)
     inputs = jnp.where(masked, options.mask_id, batch["inputs"])
     x = network.hidden(params, batch | {"inputs": inputs})
-    x, kernel, bias, softcap = network.to_vocabulary(params, x)
-    found = heads.token_losses(
-      x,
-      kernel,
-      batch["inputs"],
-      masked.astype(jnp.float32),
-      bias=bias,
-      softcap=softcap,
-      chunk=options.chunk,
-    )
+    weights = masked.astype(jnp.float32)
+    found = chat.token_losses(network, params, x, batch["inputs"], weights, options)
     return jax.tree.map(jnp.add, total, found), None
 
   zeros = jnp.zeros(batch["inputs"].shape, jnp.float32)
@@ -262,8 +243,8 @@ def predict(network, params, batch, options):
 
 def decode(found, context):
   """{"pseudo_perplexity", "tokens"} of one text."""
-  nll, tokens, _ = _sums(found)
-  return {"pseudo_perplexity": _exp(nll / tokens), "tokens": int(tokens)}
+  nll, tokens, _ = chat.row_sums(found)
+  return {"pseudo_perplexity": chat.perplexity(nll / tokens), "tokens": int(tokens)}
 
 
 def metrics(found, context):
@@ -273,32 +254,11 @@ def metrics(found, context):
   pass are hidden together, so that each is told from fewer, and the number is a little higher;
   it is the same for both where no text is longer than 1 / rate.
   """
-  nll, tokens, right = np.sum([_sums(one) for one in found], 0).tolist()
-  return {
-    "loss": nll / tokens,
-    "pseudo_perplexity": _exp(nll / tokens),
-    "token_accuracy": right / tokens,
-  }
-
-
-def row_loss(one, context):
-  """Mean loss of the tokens of one text."""
-  nll, tokens, _ = _sums(one)
-  return nll / tokens
+  means = chat.token_metrics(found)
+  return {("pseudo_" if k == "perplexity" else "") + k: value for k, value in means.items()}
 
 
 def measured(found, context):
   """statistics.Measured of the metrics that intervals and comparisons are made of."""
-  nll, tokens, right = np.array([_sums(one) for one in found]).T
-  hits = np.stack([right, tokens], -1)
-  share = statistics.Measured("token_accuracy", "max", hits, lambda s: s[..., 0] / s[..., 1])
-  return [replace(statistics.perplexity(nll, tokens), name="pseudo_perplexity"), share]
-
-
-def _sums(one):
-  """(nll, tokens, right) of all windows of a text."""
-  return [sum(float(o[name]) for o in one.outputs) for name in ("nll", "tokens", "right")]
-
-
-def _exp(loss):
-  return math.exp(min(loss, 700.0))  # finite in a float
+  perplexity, share = chat.token_measured(found)
+  return [replace(perplexity, name="pseudo_perplexity"), share]

@@ -127,12 +127,10 @@ def _example(read, part, mine, ids):
   mine: [tokens of the text] bool, where words are read in this part. ids: labels of all words.
   """
   first, stop = read.inside
-  start, end = (first + place for place in part)
   word = read.word.copy()
   word[first:stop][~mine] = -1
-  cut = lambda x: np.concatenate([x[:first], x[start:end], x[stop:]])
   columns = {"inputs": read.inputs, "token_types": read.token_types, "word": word}
-  example = {name: cut(column) for name, column in columns.items()}
+  example = words.window(columns, read.inside, (first + part[0], first + part[1]))
   if ids is not None:
     here = example["word"] >= 0
     example["targets"] = np.where(here, ids[example["word"]], 0).astype(np.int32)
@@ -305,11 +303,7 @@ def measured(found, context):
   own = spelling.scheme(context.labels)
   types = {*context.labels, "O"} if own == "plain" else spelling.types(context.labels)
   counts = statistics.type_counts(tagging.counts(predicted, gold, own), sorted(types))
-  hits = [
-    (sum(map(str.__eq__, *pair)), len(pair[1])) for pair in zip(predicted, gold, strict=True)
-  ]
-  share = statistics.Measured(
-    "accuracy", "max", np.array(hits, np.float64), lambda s: s[..., 0] / s[..., 1]
-  )
+  hits = [sum(map(str.__eq__, *pair)) for pair in zip(predicted, gold, strict=True)]
+  share = statistics.share("accuracy", hits, [len(tags) for tags in gold])
   macro = statistics.macro_f1(counts)
   return [share, macro] if own == "plain" else [statistics.micro_f1(counts, "f1"), macro, share]

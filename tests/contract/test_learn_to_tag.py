@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import evaluate, predict, prepare, pretrained, train
+from jaxsft import evaluate, predict, pretrained
 from jaxsft.data import feed
 from jaxsft.data import store as stores
 from jaxsft.data.read import read_rows
 from jaxsft.errors import JaxsftError
 from jaxsft.tasks import tag
 from tests import tiny
-from tests.contract import build
+from tests.contract import build, learnt
 
 PAIRS = [
   pytest.param(tiny.TAGS[0], id="bert"),
@@ -30,24 +30,8 @@ def taught(request, files, tmp_path_factory):
   """(run, config, rows) of a tiny model that has seen a few rows often, in windows."""
   pair, root = request.param, tmp_path_factory.mktemp("taught")
   data = tiny.entities(root / "tags.jsonl", 20)
-  config = tiny.config(
-    *pair,
-    files(*pair)[0],
-    data,
-    steps=STEPS[pair[0]],
-    batch_size=32,
-    data__split=0.0,
-    data__packing="none",
-    data__eval_path=str(data),
-    optim__schedule="linear",
-    optim__warmup=5.0,
-    optim__penalty="none",
-    log__every=50,
-  )
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(prepare.audit, "_refuse_overlap", lambda *_: None)  # by heart, and asked so
-    tiny.on_devices(patch, 1)
-    run = train.finetune(config, root / "run")
+  model = files(*pair)[0]
+  run, config = learnt.by_heart(pair, model, data, root / "run", STEPS[pair[0]])
   return run, config, list(read(config.data.path))
 
 
@@ -85,11 +69,7 @@ def test_it_was_learnt(taught):
 
 def test_every_leaf_moved(taught):
   run, config, _ = taught
-  before = build.host(build.params(build.job(config, tiny.devices(1))))
-  after = build.host(jaxsft.load(run.export).params)
-  assert before.keys() == after.keys()
-  for path, leaf in after.items():
-    assert (leaf != before[path]).any(), path
+  learnt.check_every_leaf_moved(run, config)
 
 
 def test_the_report_before_training(taught):
