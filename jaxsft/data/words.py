@@ -176,12 +176,11 @@ def first_tokens(
   begin, end = np.array(places).T
   word = np.searchsorted(ends, begin, side="right")
   there = np.minimum(word, len(words) - 1)
-  word = np.where((word < len(words)) & (starts[there] < end) & (begin < end), word, -1)
+  word = np.where((word < len(words)) & (starts[there] < end), word, -1)
   for i in np.flatnonzero(word[:-1] < 0)[::-1]:
-    follows = word[i + 1]
     begins = own[i] == own[i + 1] and (i == 0 or own[i - 1] != own[i])
-    if follows >= 0 and begins and end[i] <= starts[follows]:
-      word[i] = follows
+    if word[i + 1] >= 0 and begins:
+      word[i] = word[i + 1]
   found, first = np.unique(word, return_index=True)
   result[first[found >= 0]] = found[found >= 0]
   return result

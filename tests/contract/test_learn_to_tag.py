@@ -154,6 +154,36 @@ def test_more_training_keeps_the_head(taught, tmp_path):
     build.job(more, tiny.devices(1))
 
 
+def test_weights_of_labels_and_words_of_no_token(taught, tmp_path):
+  """Weights go by the words of the training rows, as scikit-learn's do; what is odd is said."""
+  from sklearn.utils.class_weight import compute_class_weight
+
+  _, config, _ = taught
+  data = tmp_path / "odd.jsonl"
+  rows = [["O", "I-GOOD", "O", "O"], ["O", "O", "O", "I-BAD"]]
+  lines = [
+    {"name": str(n), "tokens": ["a", "b", " ", "c"], "tags": t} for n, t in enumerate(rows)
+  ]
+  data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  change = dataclasses.replace(config.data, path=str(data), eval_path=None)
+  loss = dataclasses.replace(config.loss, class_weights="balanced")
+  job = build.job(dataclasses.replace(config, data=change, loss=loss), tiny.devices(1))
+  learnt = [tag_ for t in rows for word, tag_ in enumerate(t) if word != 2]
+  names = sorted(set(learnt))
+  wanted = dict(
+    zip(names, compute_class_weight("balanced", classes=np.array(names), y=learnt), strict=True)
+  )
+  assert job.data.context.labels == NAMES
+  ours = dict(zip(NAMES, job.data.options.class_weights, strict=True))
+  wanted = {"B-GOOD": wanted["I-GOOD"], "B-BAD": wanted["I-BAD"], "O": wanted["O"]}
+  assert ours == pytest.approx({"I-GOOD": 1.0, "I-BAD": 1.0} | wanted)
+  shapes = job.network.shapes()
+  report = prepare.report(job.data, shapes, job.chosen, job.schedule)
+  found = report.as_dict()["sets"]["train"]
+  assert found["noted"] == {"with words that the tokenizer maps to nothing": 2}
+  assert found["supervised"] == 6 and found["truncated"] == found["dropped"] == {}
+
+
 def test_torch_says_the_same(taught, oracle):
   """AutoModelForTokenClassification, row by row; its tokenizer finds the words itself."""
   import transformers

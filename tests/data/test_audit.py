@@ -93,6 +93,13 @@ def test_labels_are_not_a_share_of_tokens():
   assert "4 supervised labels\n" in text
 
 
+def test_what_is_odd_is_neither_cut_nor_dropped():
+  found = report(examples(noted={"with words of no token": 2, "never": 0}))
+  assert "           2 with words of no token" in found.lines()
+  assert "never" not in "\n".join(found.lines())
+  assert found.as_dict()["sets"]["train"]["noted"]["with words of no token"] == 2
+
+
 def test_duplicates_across_the_split_are_counted():
   train = examples(texts=["One", "two", "three", "TWO "])
   found = report(train, held(texts=["one ", "four"]))

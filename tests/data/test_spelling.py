@@ -39,6 +39,20 @@ def test_labels_of_other_kinds():
   assert spelling.label_names(rows(["B", "I", "O"])) == ("O", "B", "I")
 
 
+def test_labels_of_a_trained_head_suffice_or_do_not():
+  names = lambda *made, **more: spelling.label_names(rows(*made, **more), NAMES)
+  assert names(["O", "I-PER"]) == names([0, 4]) == names(["S-PER", "O"]) == NAMES
+  assert names(texts=[text("PER")]) == names(["O"], texts=[text("LOC")]) == NAMES
+  assert names(["O", "B-ORG"]) == ("O", "B-ORG", "I-ORG")
+  assert names(["B-PER"], texts=[text("ORG")]) == ("O", "B-ORG", "B-PER", "I-ORG", "I-PER")
+  assert names(["NN", "VB"]) == ("NN", "VB")
+  short = ("O", "B-LOC")  # a head of others that cannot go on
+  assert spelling.label_names(rows(["O", "B-LOC"]), short) == short
+  assert spelling.label_names(rows(["B-LOC", "I-LOC"]), short) == ("O", "B-LOC", "I-LOC")
+  assert spelling.label_names(rows(["NN"]), ("NN", "VB")) == ("NN", "VB")
+  assert spelling.types(NAMES) == {"LOC", "PER"} and spelling.types(("NN", "VB")) == set()
+
+
 @pytest.mark.parametrize(
   ("labels", "scheme"),
   [
@@ -82,6 +96,7 @@ def test_ids_become_names_and_others_stay():
   assert made[0].fields["tags"] == [0, 2, 4]
   plain = rows(["NN", "VB"], ["I-X"])
   assert spelling.settled(plain, ("NN", "VB")) == plain
+  assert spelling.settled(rows(["NN"]), NAMES) == rows(["NN"])  # which encode refuses
   both = rows(texts=[text("PER")])
   assert spelling.settled(both, NAMES) == both
 

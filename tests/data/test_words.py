@@ -92,6 +92,38 @@ def test_a_token_of_two_words_is_the_first_ones():
   assert words.first_tokens([(0, 1)], [], []).tolist() == []
 
 
+@pytest.mark.parametrize(
+  ("own", "expected"),
+  [
+    ([0, 1, 1, 2], [0, 1, -1, 2]),  # SentencePiece's, with the space before it
+    ([0, 1, 2, 3], [0, -1, 1, 2]),  # the space is a word of its own
+    ([0, 0, 0, 0], [0, -1, 1, 2]),  # there are no words: the space says nothing of the next
+  ],
+)
+def test_space_belongs_to_the_word_that_it_begins(own, expected):
+  """The text "red a,", its tokens with the space apart."""
+  places = [(0, 3), (3, 4), (4, 5), (5, 6)]
+  found = words.first_tokens([(0, 3), (4, 5), (5, 6)], places, own)
+  assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+  ("text", "places", "own", "expected"),
+  [
+    ("a b", [(0, 1), (2, 3)], [0, 0], ["a", "b"]),  # no words but the text
+    ("a b", [(0, 1), (1, 3)], [0, 0], ["a", "b"]),
+    ("a b", [(0, 3)], [0], ["a b"]),  # a token is never divided
+    ("abc", [(0, 3), (1, 2)], [0, 0], ["abc"]),  # bytes of a character in another's token
+    ("abc", [(0, 1), (1, 3)], [0, 1], ["a", "bc"]),
+    ("a+c", [(0, 1), (1, 2), (2, 3)], [0, 0, 0], ["a", "+", "c"]),
+    ("a_c", [(0, 1), (1, 3)], [0, 0], ["a", "_c"]),
+    ("a\u200bc", [(0, 1), (2, 3)], [0, 0], ["a\u200bc"]),
+  ],
+)
+def test_own_words_of_places(text, places, own, expected):
+  assert [text[a:b] for a, b in words.own_words(text, places, own)] == expected
+
+
 @pytest.mark.parametrize("name", list(made.MAKE))
 def test_own_words_divide_the_text(name):
   """In order, no white space at their ends, all that is seen is in one, each has a token."""
