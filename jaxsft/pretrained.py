@@ -215,11 +215,10 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
     shardings=shardings,
   )
   new = tuple(sorted(set(report.new) | (set(flat) - wanted)))
+  # A constant is 0 where it is absent.
   lost = [path for path in new if not (network.head.logits_bias and path == "lm_head/bias")]
   kind = network.head.kind
-  if (
-    lost and kind in ("lm", "masked_lm") and not new_head
-  ):  # a constant is 0 where it is absent
+  if lost and kind in ("lm", "masked_lm") and not new_head:
     advice = ""
     if kind == "masked_lm":
       advice = " unless config.model.new_head=True says so"

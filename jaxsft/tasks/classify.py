@@ -183,9 +183,8 @@ def cross_entropy(logits, labels, weights, terms):
   log_p, target = jax.nn.log_softmax(logits), jax.nn.one_hot(labels, classes)
   each = -((1 - smooth) * target + smooth / classes) * log_p
   if terms.focal:
-    others = jnp.maximum(
-      -jnp.expm1(log_p), np.finfo(np.float32).eps
-    )  # a root has no slope at 0
+    least = np.finfo(np.float32).eps  # a root has no slope at 0
+    others = jnp.maximum(-jnp.expm1(log_p), least)
     each = each * others**terms.focal
   nll, share = jnp.sum(each * by_class, -1), by_class[labels]
   if terms.z_loss:

@@ -34,7 +34,7 @@ UNSPACED = re.compile(
   "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
   "\U00020000-\U0003ffff]"
 )
-SITES = {"hidden": 0x243F6A88, "fate": 0x85A308D3, "other": 0x13198A2E}  # digits of pi
+SITES = {"hidden": 0x243F6A88, "fate": 0x85A308D3}  # digits of pi
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,8 @@ def hide(batch, options):
   least = jnp.min(jnp.where(mine & able[:, None], draw[:, None], most), -1)
   masked = able & ((draw < _share(options.rate)) | (draw == _of_segment(least, segments)))
   fate = _draw(seeds, batch["positions"], "fate")
-  other = _ordinary(_draw(seeds, batch["positions"], "other"), options)
-  hidden = jnp.where(fate < _share(0.8), options.mask_id, inputs)
-  hidden = jnp.where((fate >= _share(0.8)) & (fate < _share(0.9)), other, hidden)
+  replaced = jnp.where(fate < _share(0.9), _ordinary(fate, options), inputs)
+  hidden = jnp.where(fate < _share(0.8), options.mask_id, replaced)
   return masked, jnp.where(masked, hidden, inputs)
 
 
