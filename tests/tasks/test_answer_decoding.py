@@ -159,6 +159,33 @@ def test_where_silence_is_best_the_threshold_is_below_all_odds():
   assert numbers["best_f1"] == 100 and numbers["best_f1_threshold"] < min(odds) < 0
 
 
+def test_the_best_threshold_is_the_odds_of_the_last_that_is_let_in():
+  """An answer at odds of -3, then a question without one at -1, then an answer at 2."""
+  place, many = context(null_threshold=0.0), []
+  for odds, gold in ((-1, ()), (-3, ("w3",)), (2, ("w4",))):
+    given = row(LONG, *gold)
+    one = found(given, place)
+    logits = one.outputs[0]["logits"]
+    logits[:] = -20
+    logits[0] = odds / 2
+    place_of = int(one.examples[0]["start"]) or 20
+    logits[place_of] = 0
+    many.append(one)
+  numbers = answer.metrics(many, place)
+  assert [answer.decode(one, place)["null_odds"] for one in many] == [-1, -3, 2]
+  assert numbers["best_f1_threshold"] == numbers["best_exact_match_threshold"] == -3
+  assert numbers["best_f1"] == pytest.approx(200 / 3)
+
+
+def test_version_1_1_where_normalisation_leaves_nothing():
+  """The official scripts of 1.1 and 2.0 differ on an answer that is an article."""
+  place = context()
+  one = found(row("the king", "the"), place)
+  numbers = answer.metrics([one], place)
+  assert (numbers["exact_match"], numbers["f1"]) == (100, 0)
+  assert [made.score for made in answer.measured([one], place)] == [0, 100]
+
+
 def test_without_threshold_every_question_is_answered():
   place = context()
   one = found(row(LONG, "w3", "w4"), place)
