@@ -8,7 +8,7 @@
 The first two take the rows from TensorFlow Datasets
 (https://www.tensorflow.org/datasets/catalog/squad), the third from DIR/train-v2.0.json and
 DIR/dev-v2.0.json, as https://rajpurkar.github.io/SQuAD-explorer has them. A part of one file
-does too, a tenth of it held out:
+does too, a tenth of its questions held out (about paragraphs that others of them share):
 
     --config.data.path=dev-v1.1.json --config.data.eval_path=None --config.data.split=0.1
 

@@ -81,7 +81,7 @@ def _encode(fields, context):
     target = _tokens_of(gold["start"], end, pair)
   parts = [(first + a, first + b) for a, b in words.windows(stop - first, room, context.stride)]
   if target and not any(a <= target[0] and target[1] < b for a, b in parts):
-    note = "truncated: answer longer than what windows share, whole in none"
+    note = "with an answer longer than what windows share, whole in none of them"
   examples = tuple(_window(pair, part, labelled, target) for part in parts)
   return tasks.Encoded(examples, note, text, spans, frozenset())
 

@@ -20,7 +20,7 @@ PAIRS = [
   pytest.param(tiny.SPANS[0], id="bert"),
   pytest.param(tiny.SPANS[1], id="llama", marks=pytest.mark.full),
 ]
-STEPS = {"bert": 100, "llama": 300}
+STEPS = {"bert": 70, "llama": 300}
 
 
 @pytest.fixture(scope="module", params=PAIRS)
@@ -39,6 +39,19 @@ def test_it_was_learnt(taught):
   metrics = run.result["metrics"]
   assert metrics["exact_match"] == metrics["f1"] == 100 and metrics["loss"] < 0.05
   assert metrics["no_answer_total"] == 5 and metrics["total"] == len(rows)
+
+
+def test_the_report_counts_windows(taught):
+  run, config, rows = taught
+  report = "\n".join(json.loads((run.directory / "data.json").read_text())["report"])
+  job = build.job(config, tiny.devices(1))
+  count, told = len(job.data.train.store), np.asarray(job.data.train.store.values["start"]) > 0
+  assert count > len(rows) and f"train      {count} examples of {len(rows)} rows, " in report
+  assert f"{count} supervised windows" in report
+  assert f"answer {told.sum()} (" in report and f"no answer {count - told.sum()} (" in report
+  first = rows[0]["answers"][0]
+  shown = rows[0]["context"].replace(first["text"], f"⟦{first['text']}⟧")
+  assert f"{rows[0]['question']} | {shown}" in report and "duplicates 20 held out" in report
 
 
 def test_every_leaf_moved(taught, files):

@@ -173,7 +173,7 @@ def test_an_answer_that_no_window_holds_is_counted():
   pieces = LONG.split()
   gold = " ".join(pieces[5:11])  # windows hold words 0 to 9, 6 to 15 …
   encoded = answer.encode(row(LONG, gold), context(max_length=16, stride=4))
-  assert encoded.note == "truncated: answer longer than what windows share, whole in none"
+  assert encoded.note == "with an answer longer than what windows share, whole in none of them"
   assert {int(e["start"]) for e in encoded.examples} == {0}
   assert answer.encode(row(LONG, gold), context(max_length=16, stride=6)).note is None
 
