@@ -93,7 +93,8 @@ def continuations(
   numbers = rules.numbers | _limits(network.arch.vocab, stop_ids, vocab_limit, frame, limit)
   seeds = np.broadcast_to(np.asarray(seed).astype(np.uint32), len(prompts))
   each, rows = _rows(len(prompts), batch_size, parts.copies)
-  order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+  # The longest first: what does not fit in memory is known at once.
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   found = [None] * len(prompts)
   for first in range(0, len(order), each):
     mine = order[first : first + each]
@@ -151,10 +152,10 @@ def _check(network, prompts, limit, frame):
     if not len(prompt):
       raise JaxsftError(f"prompt {i} is empty, expected at least one token to go on from")
     vocab = getattr(arch, "source_vocab", None) or arch.vocab
-    wrong = [int(t) for t in prompt if not 0 <= t < vocab]
-    if wrong:
+    if min(prompt) < 0 or max(prompt) >= vocab:
+      wrong = next(int(t) for t in prompt if not 0 <= t < vocab)
       raise JaxsftError(
-        f"prompt {i} contains the token {wrong[0]}, the model's vocabulary ends at "
+        f"prompt {i} contains the token {wrong}, the model's vocabulary ends at "
         f"{vocab - 1}; use the tokenizer that belongs to the model"
       )
     apart = network.has_source and max(len(prompt), 1 + limit) <= arch.max_positions

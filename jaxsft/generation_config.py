@@ -139,7 +139,7 @@ def say(base, rest):
     _said.add(key)
     words = ", ".join(f"{name}={value!r:.60}" for name, value in sorted(rest.items()))
     print(
-      f"{base.path} asks for {words} in its generation_config.json, which is not followed: "
-      "name what you want of it in the call",
+      f"{base.path} asks for {words} when it generates, which is not followed: give what you "
+      "want of it with the call",
       file=sys.stderr,
     )

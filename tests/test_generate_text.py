@@ -17,6 +17,7 @@ from jaxsft import (
   hf_directory,
   models,
   stop_strings,
+  target,
 )
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
@@ -327,3 +328,23 @@ def test_the_verb_lists_the_best(chatty, capsys, monkeypatch):
   ):
     with pytest.raises(UsageError, match=sentence):
       generate.main([*argv, flag])
+
+
+def test_a_model_answers_as_its_checkpoint_asks(chatty, tmp_path, capsys):
+  path = checkpoints.checkpoint(tmp_path / "model", "llama")
+  plain = chatty.generate(PROMPT, 12)
+  file = path / "generation_config.json"
+  banned = chatty.tokenizer(plain[0], add_special_tokens=False)["input_ids"]
+  asks = {"num_beams": 3, "no_repeat_ngram_size": 2, "max_new_tokens": 12}
+  asks |= {"do_sample": True, "top_p": 0.9, "suppress_tokens": banned}
+  file.write_text(json.dumps(json.loads(file.read_text()) | asks))
+  model = jaxsft.load(str(path))
+  frame = target.Frame(banned=tuple(banned))
+  settings = {"num_beams": 3, "no_repeat_ngram_size": 2}
+  assert model.generate(PROMPT) == chatty.generate(PROMPT, 12, frame=frame, **settings) != plain
+  shown = capsys.readouterr().err
+  assert "asks for do_sample=True, top_p=0.9 when it generates, which is not followed" in shown
+  model.generate(PROMPT)
+  assert not capsys.readouterr().err  # once is enough
+  free = {"num_beams": 1, "no_repeat_ngram_size": 0, "frame": target.Frame()}
+  assert model.generate(PROMPT, 12, **free) == plain

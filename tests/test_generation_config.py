@@ -1,14 +1,10 @@
 """What a checkpoint asks of generation: followed, or said."""
 
-import json
 from types import SimpleNamespace
 
-import jaxsft
-from jaxsft import families, generation_config, target
+from jaxsft import families, generation_config
 from tests import tiny as checkpoints
 from tests.families import encoder_decoder_published as published
-
-PROMPT = "2 plus 2"
 
 
 def asked(config, generation=None, given=None):
@@ -68,24 +64,3 @@ def test_what_is_not_followed():
     "max_length": 4096,
     "own_idea": 7,
   }
-
-
-def test_a_model_answers_as_its_checkpoint_asks(tmp_path, capsys):
-  path = checkpoints.checkpoint(tmp_path / "model", "llama")
-  chatty = jaxsft.load(str(path))
-  plain = chatty.generate(PROMPT, 12)
-  file = path / "generation_config.json"
-  banned = chatty.tokenizer(plain[0], add_special_tokens=False)["input_ids"]
-  asks = {"num_beams": 3, "no_repeat_ngram_size": 2, "max_new_tokens": 12}
-  asks |= {"do_sample": True, "top_p": 0.9, "suppress_tokens": banned}
-  file.write_text(json.dumps(json.loads(file.read_text()) | asks))
-  model = jaxsft.load(str(path))
-  frame = target.Frame(banned=tuple(banned))
-  settings = {"num_beams": 3, "no_repeat_ngram_size": 2}
-  assert model.generate(PROMPT) == chatty.generate(PROMPT, 12, frame=frame, **settings) != plain
-  shown = capsys.readouterr().err
-  assert "asks for do_sample=True, top_p=0.9 in its generation_config.json, which" in shown
-  model.generate(PROMPT)
-  assert not capsys.readouterr().err  # once is enough
-  free = {"num_beams": 1, "no_repeat_ngram_size": 0, "frame": target.Frame()}
-  assert model.generate(PROMPT, 12, **free) == plain
