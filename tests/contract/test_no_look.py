@@ -55,3 +55,37 @@ def test_a_packed_row_is_its_parts(hidden):
   apart = run(alone, one)
   for m, (start, length) in enumerate(zip(starts, LENGTHS, strict=False)):
     np.testing.assert_allclose(apart[m, :length], whole[start : start + length], atol=2e-6)
+
+
+SOURCES, TARGETS = (7, 4, 9), (5, 8, 3)  # segments of a row of two streams
+
+
+@pytest.mark.parametrize("family", ["t5", pytest.param("bart", marks=pytest.mark.full)])
+def test_a_target_sees_its_own_source_and_what_it_has_written(family, files):
+  """Row i has token i changed, of the source or of the target; the last row has none."""
+  base = pretrained.open_pretrained(files(family, "seq2seq")[0])
+  network = base.network("seq2seq")
+  params, _ = pretrained.load_params(base, network)
+  S, T, rng = sum(SOURCES) + 2, sum(TARGETS) + 3, np.random.default_rng(0)
+  rows = sum(SOURCES) + sum(TARGETS) + 1
+  batch = {}
+  for name, lengths, width in (("source", SOURCES, S), ("inputs", TARGETS, T)):
+    prefix = "source_" if name == "source" else ""
+    segments = np.zeros((rows, width), np.int32)
+    segments[:, : sum(lengths)] = np.repeat(np.arange(1, 4), lengths)
+    batch[f"{prefix}segments"] = segments
+    batch[name] = np.repeat(rng.integers(4, 40, width)[None], rows, 0).astype(np.int32)
+  places = [("source", i) for i in range(sum(SOURCES))]
+  places += [("inputs", i) for i in range(sum(TARGETS))]
+  for row, (name, token) in enumerate(places):
+    batch[name][row, token] += 7
+  x = np.asarray(jax.jit(lambda batch: network.hidden(params, batch))(batch))
+  same = (x == x[-1]).all(-1)  # [changed token, reader]
+  for row, (name, token) in enumerate(places):
+    prefix = "source_" if name == "source" else ""
+    mine = batch[f"{prefix}segments"][0, token]
+    for reader in range(sum(TARGETS)):
+      allowed = batch["segments"][0, reader] == mine
+      if name == "inputs":
+        allowed = allowed and reader >= token
+      assert same[row, reader] != allowed, (name, token, reader)
