@@ -55,13 +55,13 @@ def ours(settings):
   import jaxsft_side
 
   import jaxsft
-  from jaxsft import generate
+  from jaxsft.generation import writing
 
   config = jaxsft_side.config_of("configs/chat_smollm2.py", {})
   model = jaxsft.load(config.model.path, config.model.sha256)
 
   def answer(prompts, tokens):
-    return generate.answers(
+    return writing.answers(
       model.network,
       model.params,
       model.tokenizer,

@@ -6,8 +6,8 @@ Which rows are answered follows from their ids alone, so that evaluations can be
 
 import hashlib
 
-from jaxsft import generate, target
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import frames, writing
 from jaxsft.metrics import generated
 
 
@@ -79,20 +79,20 @@ def fits(network, prompt, max_new_tokens):
 def texts(network, params, tokenizer, prompts, **rules):
   """[(text without special tokens, whether it took all of max_new_tokens)] of prompts (ids).
 
-  rules: of `generate.written`.
+  rules: of `writing.written`.
   """
-  found = generate.written(network, params, tokenizer, prompts, **rules)
+  found = writing.written(network, params, tokenizer, prompts, **rules)
   return [(best.text, best.full) for (best,) in found]
 
 
 def frame_of(base, context):
-  """The `target.Frame` of a checkpoint that was trained as the context says."""
-  return target.frame_of(base.as_trained(context.instruction, context.languages))
+  """The `frames.Frame` of a checkpoint that was trained as the context says."""
+  return frames.frame_of(base.as_trained(context.instruction, context.languages))
 
 
 def stop_ids_of(base, supervised):
   """Sorted ids: those that were supervised, and the checkpoint's own."""
-  return sorted({*supervised, *generate.stop_ids(base)})
+  return sorted({*supervised, *writing.stop_ids(base)})
 
 
 def check(config, data, network):

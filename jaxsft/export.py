@@ -43,7 +43,7 @@ def write(base, network, params, directory, facts, dtype):
 
 def save(model, directory, dtype="float32"):
   """`write` of a pretrained.Model; returns the names of the files."""
-  from jaxsft import generate
+  from jaxsft.generation import writing
 
   facts = {
     "labels": model.context.labels,
@@ -53,7 +53,7 @@ def save(model, directory, dtype="float32"):
     "chat_template": None,
     "instruction": model.context.instruction,
     "languages": None,
-    "stop_ids": generate.stop_ids(model.base) if model.network.head.kind == "lm" else [],
+    "stop_ids": writing.stop_ids(model.base) if model.network.head.kind == "lm" else [],
   }
   return write(model.base, model.network, model.params, directory, facts, dtype)
 

@@ -7,9 +7,10 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import answering, evaluate, export, generate, results, step, tasks, weights
+from jaxsft import answering, evaluate, export, results, step, tasks, weights
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError
+from jaxsft.generation import writing
 
 SAMPLES = 3
 
@@ -127,7 +128,7 @@ def samples(job):
   if task.SOURCE and own:
     rows = [read.Row("", "config.evaluate.prompts", {"source": text}) for text in own]
   elif own:
-    encode = generate.encode
+    encode = writing.encode
     ids = [encode(p, job.base.tokenizer, context.chat_template) for p in own]
     return [(text, mine, ()) for text, mine in zip(own, ids, strict=True)]
   else:

@@ -30,9 +30,6 @@ from jaxsft import (
   command,
   config_values,
   evaluate,
-  generate,
-  generate_ids,
-  generation_config,
   labels,
   prepare,
   pretrained,
@@ -45,6 +42,7 @@ from jaxsft import (
 from jaxsft import config as config_lib
 from jaxsft.data import clean, fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import batches, defaults, writing
 
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
@@ -98,11 +96,11 @@ def _writer(model, task, params, mesh, given):
   """A `predictor` of texts: {"text"}, with "cut" where max_new_tokens may have ended one and
   "source_cut" where the model was shown but the beginning of a source.
 
-  given: of `answering.texts`; what is not is the checkpoint's, as in `generate.answer`.
+  given: of `answering.texts`; what is not is the checkpoint's, as in `writing.answer`.
   """
-  followed, rest = generation_config.settings_of(model.base, given)
-  generation_config.say(model.base, rest)
-  most = min(generate.LIMIT, model.network.arch.max_positions - 1)
+  followed, rest = defaults.settings_of(model.base, given)
+  defaults.say(model.base, rest)
+  most = min(writing.LIMIT, model.network.arch.max_positions - 1)
   rules = {"max_new_tokens": most} | followed | given
   rules["stop_ids"] = answering.stop_ids_of(model.base, ())
   rules["frame"] = answering.frame_of(model.base, model.context)
@@ -169,7 +167,7 @@ def _plan(lengths, batch_size, limit, mesh):
     max_length=int(lengths.max()),
     row_multiple=shards,
   )
-  up = lambda n: generate_ids.bucket(n) if n > 1 else 1
+  up = lambda n: batches.bucket(n) if n > 1 else 1
   return dataclasses.replace(
     plan,
     row_length=max(plan.row_length, min(up(plan.row_length), limit)),

@@ -332,19 +332,19 @@ class Model:
     settings: num_beams, temperature, stop, …; what is not given is as the checkpoint's
     generation_config.json has it, but nothing is drawn. max_new_tokens None: also so, else 64.
     """
-    from jaxsft import generate
+    from jaxsft.generation import writing
 
-    return generate.answer(self, prompt, max_new_tokens=max_new_tokens, **settings)
+    return writing.answer(self, prompt, max_new_tokens=max_new_tokens, **settings)
 
   def n_best(self, prompt, num_return, max_new_tokens=None, **settings):
     """The num_return best answers, best first, each with .text and .score; see `generate`.
 
     They are searched for with num_beams, or drawn with a temperature.
     """
-    from jaxsft import generate
+    from jaxsft.generation import writing
 
     settings = {"max_new_tokens": max_new_tokens, **settings}
-    return generate.answers_of(self, prompt, num_return, **settings)
+    return writing.answers_of(self, prompt, num_return, **settings)
 
   def save(self, directory):
     """Writes a Hugging Face directory."""

@@ -7,20 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsft import (
-  answering,
-  families,
-  generate_ids,
-  job,
-  models,
-  prepare,
-  pretrained,
-  tasks,
-  train,
-)
+from jaxsft import answering, families, job, models, prepare, pretrained, tasks, train
 from jaxsft import config as config_lib
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import batches
 from jaxsft.tasks import chat
 from tests import tiny
 
@@ -60,7 +51,7 @@ def test_answers_are_those_of_the_model_to_the_last_question(llama):
   write = llama.tokenizer.apply_chat_template
   asked = [one.row.fields["messages"][:-1] for one in rows]
   ids = [write(messages, add_generation_prompt=True)["input_ids"] for messages in asked]
-  new = generate_ids.generate(
+  new = batches.generate(
     llama.network,
     llama.params,
     ids,

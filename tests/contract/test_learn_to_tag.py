@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import evaluate, predict, pretrained
+from jaxsft import evaluate, predict, prepare, pretrained
 from jaxsft.data import feed
 from jaxsft.data import store as stores
 from jaxsft.data.read import read_rows

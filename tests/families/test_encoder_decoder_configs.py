@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, hf_directory, models, pretrained, sharding, target, weights
+from jaxsft import families, hf_directory, models, pretrained, sharding, weights
 from jaxsft.errors import JaxsftError
+from jaxsft.generation import frames
 from tests.families import encoder_decoder_configs as configs
 from tests.families import encoder_decoder_published as published
 
@@ -61,13 +62,13 @@ def test_how_published_targets_begin_and_end():
     base = SimpleNamespace(
       config=PUBLISHED[name], generation=generation, arch=arch, path=pathlib.Path("dir")
     )
-    return target.frame_of(base)
+    return frames.frame_of(base)
 
-  assert frame("flan-t5-base") == target.Frame(0)
-  assert frame("bart-large-cnn") == target.Frame(2, 0, 2)
-  assert frame("opus-mt-en-de") == target.Frame(58100, 0, 0, (58100,))
+  assert frame("flan-t5-base") == frames.Frame(0)
+  assert frame("bart-large-cnn") == frames.Frame(2, 0, 2)
+  assert frame("opus-mt-en-de") == frames.Frame(58100, 0, 0, (58100,))
   given = {"decoder_start_token_id": 7, "forced_bos_token_id": 9, "bad_words_ids": [[3], [4]]}
-  assert frame("mbart-large-en-ro", **given) == target.Frame(7, 9, 2, (3, 4))
+  assert frame("mbart-large-en-ro", **given) == frames.Frame(7, 9, 2, (3, 4))
   with pytest.raises(JaxsftError, match="expected words of one token"):
     frame("opus-mt-en-de", bad_words_ids=[[3, 4]])
 

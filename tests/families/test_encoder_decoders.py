@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import families, generate_ids, models, target
+from jaxsft import families, models
+from jaxsft.generation import batches, frames
 from tests.families import compare, record, torch_encoder_decoders
 from tests.families import encoder_decoder_configs as configs
 
@@ -133,15 +134,15 @@ def test_greedy_generation_is_that_of_torch(oracle, case):
   settings = {"max_new_tokens": 9, "stop_ids": [stop], "repetition_penalty": 3.0}
   seen = set()
   for frame, more in (
-    (target.Frame(start), {}),
-    (target.Frame(start, 7, stop), framed),
+    (frames.Frame(start), {}),
+    (frames.Frame(start, 7, stop), framed),
   ):
     if seen:
       frame = dataclasses.replace(frame, banned=tuple(seen))
       more = more | {"bad_words_ids": [[i] for i in seen]}
     expected = theirs_generated(oracle, model, 9, **more)
     expected = [row[: row.index(stop)] if stop in row else row for row in expected]
-    found = generate_ids.generate(network, params, SOURCES, frame=frame, **settings)
+    found = batches.generate(network, params, SOURCES, frame=frame, **settings)
     assert found == expected
     seen |= {token for row in expected for token in row} - {7}
   assert len(seen) > 8

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import export, generate, generate_ids, pretrained
+from jaxsft import export, pretrained
+from jaxsft.generation import batches, writing
 from tests.families import record
 
 pytestmark = pytest.mark.full
@@ -81,12 +82,12 @@ def test_logits_and_an_export(oracle, directory, model, tmp_path):
 def test_text(oracle, directory, model):
   assert model.generate(SENTENCE) == "Das Haus ist wunderbar."
   theirs = torch_model(directory)
-  sources = [generate.encode_source(text, model.tokenizer) for text in TEXTS]
+  sources = [writing.encode_source(text, model.tokenizer) for text in TEXTS]
   for source in sources:
     expected = theirs.generate(
       oracle.tensor([source]), max_new_tokens=40, do_sample=False, num_beams=1
     )[0].tolist()
-    (found,) = generate_ids.generate(
+    (found,) = batches.generate(
       model.network, model.params, [source], max_new_tokens=40, stop_ids=[1]
     )
     assert found == [token for token in expected[1:] if token != 1]
@@ -101,8 +102,8 @@ def test_text(oracle, directory, model):
   ],
 )
 def test_beams(oracle, directory, model, settings):
-  sources = [generate.encode_source(text, model.tokenizer) for text in TEXTS]
-  found = generate_ids.continuations(
+  sources = [writing.encode_source(text, model.tokenizer) for text in TEXTS]
+  found = batches.continuations(
     model.network,
     model.params,
     sources,

@@ -1,6 +1,6 @@
 """What a checkpoint asks of generation: generation_config.json, where it is silent config.json.
 
-A model that answers by itself (`generate.answer`) follows what leaves its answer certain:
+A model that answers by itself (`writing.answer`) follows what leaves its answer certain:
 beams, lengths, penalties, banned tokens. It draws nothing unless the call says so. A setting
 of the call comes before the checkpoint's. Whatever is asked for and not followed is said.
 """
@@ -85,7 +85,7 @@ ALIKE = (  # settings of ours that have the name and the meaning of transformers
   "max_new_tokens",
 )
 BEAMS = ("num_beams", "length_penalty", "early_stopping")
-FRAMED = ("bad_words_ids", "suppress_tokens", "forced_eos_token_id")  # see target.py
+FRAMED = ("bad_words_ids", "suppress_tokens", "forced_eos_token_id")  # see frames.py
 FIRST = ("forced_bos_token_id", "force_bos_token_to_be_generated")
 
 

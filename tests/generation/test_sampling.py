@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import sampling
 from jaxsft.errors import UsageError
-from jaxsft.sampling import Rules
+from jaxsft.generation import sampling
+from jaxsft.generation.sampling import Rules
 
 V = 37
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32)

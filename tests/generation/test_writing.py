@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import (
-  command,
-  families,
-  generate,
-  generate_ids,
-  generate_state,
-  hf_directory,
-  models,
-  stop_strings,
-  target,
-)
+from jaxsft import command, families, generate, hf_directory, models
 from jaxsft.data import chat
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import batches, frames, growth, stop_strings, writing
 from tests import tiny as checkpoints
 
 PROMPT = "2 plus 2"
@@ -36,23 +27,23 @@ def chatty(tmp_path_factory):
 def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
   messages = [{"role": "user", "content": "2 plus 2"}]
   ids = chat.prompt_ids(messages, chatty.tokenizer).tolist()
-  new = generate_ids.generate(
+  new = batches.generate(
     chatty.network,
     chatty.params,
     [ids],
     max_new_tokens=20,
-    stop_ids=generate.stop_ids(chatty.base),
+    stop_ids=writing.stop_ids(chatty.base),
     vocab_limit=len(chatty.tokenizer),
   )
   text = chatty.tokenizer.decode(new[0], skip_special_tokens=True)
   assert text and chatty.generate("2 plus 2", 20) == chatty.generate(messages, 20) == text
-  assert generate.encode("2 plus 2", chatty.tokenizer) == ids
+  assert writing.encode("2 plus 2", chatty.tokenizer) == ids
 
 
 def test_a_template_of_the_config(chatty):
   template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
   template += "{% if add_generation_prompt %}a{% endif %}"
-  found = generate.encode("no", chatty.tokenizer, template)
+  found = writing.encode("no", chatty.tokenizer, template)
   expected = chatty.tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
   assert found == expected
 
@@ -61,7 +52,7 @@ def test_plain_text_without_a_template():
   tokenizer = checkpoints.word_tokenizer()  # [CLS] words [SEP]
   tokenizer.eos_token = "[SEP]"
   expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
-  assert generate.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
+  assert writing.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
 
 
 def test_every_stop_id_that_a_checkpoint_names(tmp_path):
@@ -70,7 +61,7 @@ def test_every_stop_id_that_a_checkpoint_names(tmp_path):
     path = tmp_path / "model" / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids}))
   base = jaxsft.load(str(tmp_path / "model")).base
-  assert generate.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
+  assert writing.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +86,7 @@ def test_a_printed_character_is_whole(capsys):
   from tests.templates import tiny as templates
 
   tokenizer = templates.tokenizer("chatml")  # a token a byte
-  on_token = generate._texts_of_tokens(tokenizer, (), generate._printer())
+  on_token = writing._texts_of_tokens(tokenizer, (), generate._printer())
   for token in tokenizer("né 🙂.", add_special_tokens=False)["input_ids"]:
     on_token(0, [token])
   assert capsys.readouterr().out == "né 🙂."
@@ -161,23 +152,23 @@ def test_when_the_host_looks_changes_nothing(chatty, written, monkeypatch, looks
   assert expected.text == written.split(stop)[0]
   whole = chatty.n_best(PROMPT, 1, 24, **DRAWN)[0]
   assert expected.score != whole.score and whole.full and not expected.full
-  monkeypatch.setattr(generate_ids, "STREAMED", looks)
+  monkeypatch.setattr(batches, "STREAMED", looks)
   assert ask() == expected
 
 
 def test_nothing_is_written_long_after_a_stop_string(chatty, written, monkeypatch):
-  extend, asked = generate_state.extend, []
+  extend, asked = growth.extend, []
 
   def counting(network, params, state, steps, numbers, **how):
     asked.append(steps)
     return extend(network, params, state, steps, numbers, **how)
 
-  monkeypatch.setattr(generate_state, "extend", counting)
+  monkeypatch.setattr(growth, "extend", counting)
   chatty.generate(PROMPT, 24, **DRAWN)
   assert asked == [23]  # one call, which the host waits for once
   asked.clear()
   chatty.generate(PROMPT, 400, stop=written[4:6], **DRAWN)
-  assert sum(asked) <= 12 + generate_ids.STREAMED
+  assert sum(asked) <= 12 + batches.STREAMED
 
 
 def test_what_is_shown_stays(chatty, written):
@@ -216,17 +207,17 @@ def test_a_special_token_as_a_stop_string(chatty):
     ("Q:",),
     [chatty.tokenizer.convert_tokens_to_ids("<|im_end|>")],
   )
-  first = generate_ids.generate(
+  first = batches.generate(
     chatty.network,
     chatty.params,
-    [generate.encode(PROMPT, chatty.tokenizer)],
+    [writing.encode(PROMPT, chatty.tokenizer)],
     max_new_tokens=24,
     stop_ids=(),
     vocab_limit=len(chatty.tokenizer),
     **DRAWN,
   )[0]
   special = set(chatty.tokenizer.all_special_ids) & set(first)
-  for token in special - set(generate.stop_ids(chatty.base)):
+  for token in special - set(writing.stop_ids(chatty.base)):
     name = chatty.tokenizer.convert_ids_to_tokens(token)
     expected = chatty.tokenizer.decode(first[: first.index(token)], skip_special_tokens=True)
     assert chatty.generate(PROMPT, 24, stop=name, **DRAWN) == expected
@@ -251,8 +242,8 @@ def test_stop_strings_that_are_never_found(chatty, stop, sentence):
 def test_answers_that_are_drawn_have_their_scores(chatty):
   """Best first; each is what a seed of its own draws; stop ids count, and are no text."""
   stops, rules = [9, 17], {"length_penalty": 2.0, "temperature": 1.5, "top_k": 30}
-  prompt = generate.encode(PROMPT, chatty.tokenizer)
-  ask = lambda count, seed: generate_ids.continuations(
+  prompt = writing.encode(PROMPT, chatty.tokenizer)
+  ask = lambda count, seed: batches.continuations(
     chatty.network,
     chatty.params,
     [prompt],
@@ -294,17 +285,15 @@ def test_many_prompts(chatty):
   """In their order, with news of how many are done, by one program for each bucket."""
   prompts = [f"say {'a ' * (i * 7 % 11)}{i}" for i in range(23)]
   network = models.Network(chatty.network.arch, chatty.network.head, attention="xla")
-  news, before = [], generate_state.read._cache_size()
-  settings = {"stop_ids": generate.stop_ids(chatty.base), "max_new_tokens": 6}
-  ask = lambda prompts, **more: generate.answers(
+  news, before = [], growth.read._cache_size()
+  settings = {"stop_ids": writing.stop_ids(chatty.base), "max_new_tokens": 6}
+  ask = lambda prompts, **more: writing.answers(
     network, chatty.params, chatty.tokenizer, prompts, batch_size=4, **settings, **more
   )
   found = ask(prompts, progress=lambda *of: news.append(of))
   assert news == [*((done, 23) for done in range(4, 23, 4)), (23, 23)]
-  widths = {
-    generate_ids.bucket(len(generate.encode(prompt, chatty.tokenizer))) for prompt in prompts
-  }
-  assert generate_state.read._cache_size() - before <= len(widths) + 1  # rooms differ as well
+  widths = {batches.bucket(len(writing.encode(prompt, chatty.tokenizer))) for prompt in prompts}
+  assert growth.read._cache_size() - before <= len(widths) + 1  # rooms differ as well
   assert ask(prompts[::-1]) == found[::-1]
   assert len(set(found)) > 5
 
@@ -339,12 +328,12 @@ def test_a_model_answers_as_its_checkpoint_asks(chatty, tmp_path, capsys):
   asks |= {"do_sample": True, "top_p": 0.9, "suppress_tokens": banned}
   file.write_text(json.dumps(json.loads(file.read_text()) | asks))
   model = jaxsft.load(str(path))
-  frame = target.Frame(banned=tuple(banned))
+  frame = frames.Frame(banned=tuple(banned))
   settings = {"num_beams": 3, "no_repeat_ngram_size": 2}
   assert model.generate(PROMPT) == chatty.generate(PROMPT, 12, frame=frame, **settings) != plain
   shown = capsys.readouterr().err
   assert "asks for do_sample=True, top_p=0.9 when it generates, which is not followed" in shown
   model.generate(PROMPT)
   assert not capsys.readouterr().err  # once is enough
-  free = {"num_beams": 1, "no_repeat_ngram_size": 0, "frame": target.Frame()}
+  free = {"num_beams": 1, "no_repeat_ngram_size": 0, "frame": frames.Frame()}
   assert model.generate(PROMPT, 12, **free) == plain

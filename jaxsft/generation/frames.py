@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from jaxsft import generation_config, models
+from jaxsft import models
 from jaxsft.errors import JaxsftError
+from jaxsft.generation import defaults
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def frame_of(base):
   Raises JaxsftError where an encoder-decoder's start is not known, or a banned word has
   several tokens.
   """
-  merged, start, first = generation_config.merged(base), None, None
+  merged, start, first = defaults.merged(base), None, None
   if models.has_source(base.arch):
     start, first = _begin(base, merged)
   words = merged.get("bad_words_ids") or ()

@@ -14,7 +14,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxsft import beams, sampling, sharding
+from jaxsft import sharding
+from jaxsft.generation import beams, sampling
 
 
 @partial(jax.jit, static_argnames=("network", "parts", "room", "last"), donate_argnames="state")

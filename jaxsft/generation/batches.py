@@ -1,5 +1,5 @@
 """Token ids from token ids: batches of similar lengths, buckets, and the host's part of the
-loop. The device's is in generate_state.py, texts are in generate.py."""
+loop. The device's is in growth.py, texts are in writing.py."""
 
 import weakref
 from typing import NamedTuple
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxsft import generate_state, sampling, sharding, weights
+from jaxsft import sharding, weights
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import growth, sampling
+from jaxsft.generation.frames import Frame
 from jaxsft.models import decoder
-from jaxsft.target import Frame
 
 READ = 512  # tokens of a prompt that are read at once; their scores are READ x room
 STREAMED = 4  # new tokens between two looks of the host, when somebody watches
@@ -230,7 +231,7 @@ def _answers(batch, report, until):
       if (going != live).any():
         state["live"] = jax.device_put(going, state["live"].sharding)
     steps = min(STREAMED if looks else batch.limit, batch.limit - done)
-    state = generate_state.extend(
+    state = growth.extend(
       batch.network, batch.params, state, steps, batch.numbers, parts=batch.parts
     )
     done += steps
@@ -270,7 +271,7 @@ def _prompts(batch):
     piece = np.s_[:, at : at + READ]
     rest = (inputs[piece], segments[piece], batch.numbers)
     last = at + READ >= inputs.shape[1]
-    state = generate_state.read(batch.network, batch.params, state, *rest, last=last, **how)
+    state = growth.read(batch.network, batch.params, state, *rest, last=last, **how)
   return state, 1
 
 
@@ -280,7 +281,7 @@ def _sources(batch):
   given = [i for i in (batch.frame.start, batch.frame.first) if i is not None]
   how = {"parts": batch.parts, "room": bucket(1 + batch.limit)}
   rest = (source, segments, np.array(given, np.int32), batch.numbers)
-  state = generate_state.open_target(batch.network, batch.params, *rest, **how)
+  state = growth.open_target(batch.network, batch.params, *rest, **how)
   return state, len(given)
 
 

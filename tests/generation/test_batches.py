@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import generate_ids, generate_state, models, sampling, sharding
+from jaxsft import models, sharding
 from jaxsft.errors import JaxsftError
-from jaxsft.target import Frame
+from jaxsft.generation import batches, growth, sampling
+from jaxsft.generation.frames import Frame
 from tests.models import tiny, torch_weights
 
 LENGTHS = (5, 31, 1, 33, 32)  # both sides of buckets, out of order
@@ -26,7 +27,7 @@ def prompts(lengths=LENGTHS, seed=0):
 
 
 def run(llama, rows, tokens=9, stops=(), **settings):
-  return generate_ids.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
+  return batches.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
 
 
 def by_full_forward(llama, prompt, tokens):
@@ -91,7 +92,7 @@ def test_batch_mates_change_nothing(llama, greedy, batch_size):
 
 
 def test_a_prompt_read_in_pieces(llama, greedy, monkeypatch):
-  monkeypatch.setattr(generate_ids, "READ", 12)
+  monkeypatch.setattr(batches, "READ", 12)
   assert run(llama, prompts()) == greedy
 
 
@@ -108,13 +109,13 @@ def test_parameters_on_a_mesh(llama, greedy, monkeypatch):
   network, params = llama
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   params = jax.device_put(params, sharding.shardings_for(params, mesh))
-  extend, seen = generate_state.extend, []
+  extend, seen = growth.extend, []
 
   def looking(network, params, state, *rest, **how):
     seen.append({x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state["cache"])})
     return extend(network, params, state, *rest, **how)
 
-  monkeypatch.setattr(generate_state, "extend", looking)
+  monkeypatch.setattr(growth, "extend", looking)
   before = extend._cache_size()
   with jax.set_mesh(mesh):
     found = run((network, params), prompts()[:2], on_token=lambda *_: None)
@@ -220,7 +221,7 @@ def test_a_heavy_penalty_repeats_nothing(llama, greedy):
 
 def test_one_program_for_each_bucket():
   llama = tiny.network("llama", "lm", changes={"max_position_embeddings": 96})
-  compiled = lambda: (generate_state.read._cache_size(), generate_state.extend._cache_size())
+  compiled = lambda: (growth.read._cache_size(), growth.extend._cache_size())
   read, extend = compiled()
   run(llama, prompts((3, 8)), 9)
   run(llama, prompts((16, 2), 1), 7, stops=[1, 2, 3])
@@ -234,22 +235,22 @@ def test_one_program_for_each_bucket():
 
 
 def test_buckets():
-  sizes = [generate_ids.bucket(n) for n in (0, 1, 16, 17, 24, 25, 33, 48, 49, 97, 4097)]
+  sizes = [batches.bucket(n) for n in (0, 1, 16, 17, 24, 25, 33, 48, 49, 97, 4097)]
   assert sizes == [16, 16, 16, 24, 24, 32, 48, 48, 64, 128, 6144]
 
 
 def test_weights_are_arguments(llama):
   """Not constants of the program."""
   network, params = llama
-  params = generate_ids._straight(jax.device_put(params))
-  text = generate_state.read.lower(
+  params = batches._straight(jax.device_put(params))
+  text = growth.read.lower(
     network,
     params,
     None,
     jnp.ones((1, 16), int),
     jnp.ones((1, 16), int),
     sampling.Rules().numbers
-    | generate_ids._limits(network.arch.vocab, [], None, Frame(), 9)
+    | batches._limits(network.arch.vocab, [], None, Frame(), 9)
     | {"seeds": np.zeros(1, np.uint32), "prompts": np.ones(1, np.int32)},
     parts=sampling.Rules().parts(),
     room=32,
@@ -262,9 +263,9 @@ def test_the_copy_of_the_weights_is_never_stale(llama):
   network, params = llama
   params = jax.device_put(params)
   first = run((network, params), prompts()[:2])
-  layers, refs = generate_ids._kept[1], generate_ids._kept[0]
+  layers, refs = batches._kept[1], batches._kept[0]
   run((network, params), prompts()[:2])
-  assert generate_ids._kept[1] is layers
+  assert batches._kept[1] is layers
   # one leaf is another, as after an update with everything else frozen
   down = params["layers"]["mlp"]["down"]["kernel"]
   mlp = params["layers"]["mlp"] | {"down": {"kernel": -down}}
@@ -272,10 +273,10 @@ def test_the_copy_of_the_weights_is_never_stale(llama):
   found = run((network, changed), prompts()[:2])
   assert found != first
   assert found[0] == by_full_forward((network, changed), prompts()[0], 9)
-  assert generate_ids._kept[0] is not refs
+  assert batches._kept[0] is not refs
   del changed, mlp, layers
   gc.collect()
-  assert not generate_ids._kept  # its memory is free again
+  assert not batches._kept  # its memory is free again
 
 
 # --- bad inputs ------------------------------------------------------------------------

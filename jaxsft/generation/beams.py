@@ -1,7 +1,7 @@
 """Beam search: of every prompt some beginnings are followed, and the best ends are kept.
 
 What it finds, its scores and when it ends are those of transformers' `generate(num_beams=…)`.
-The W beams of a prompt are neighbours in the rows of a state (see generate_state.py), which
+The W beams of a prompt are neighbours in the rows of a state (see growth.py), which
 has two entries more: scores [B*W], the sums of their log-probabilities; and found, the best
 complete answers of each prompt: scores [B,W], -inf where there is none yet, falling; tokens
 [B,W,S], prompt and answer; lengths [B,W], tokens of the answer without its stop id.
@@ -10,7 +10,7 @@ complete answers of each prompt: scores [B,W], -inf where there is none yet, fal
 import jax
 import jax.numpy as jnp
 
-from jaxsft import sampling
+from jaxsft.generation import sampling
 from jaxsft.models import attention_layer
 
 BLOCK = 64  # ids of which the largest is found first

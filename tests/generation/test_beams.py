@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import beams, families, generate_ids, generate_state, models, sharding, target
+from jaxsft import families, models, sharding
 from jaxsft.errors import UsageError
+from jaxsft.generation import batches, beams, frames, growth
 from jaxsft.models import heads
 from tests.families import torch_encoder_decoders
 from tests.models import tiny, torch_weights
@@ -106,7 +107,7 @@ def theirs(torch, kind, stops, limit=LIMIT, width=W, **settings):
 def ours(kind, stops, limit=LIMIT, width=W, **settings):
   name, _, network, params, prompts = kind
   settings = {"num_beams": width, "num_return": width} | BASE.get(name, {}) | settings
-  return generate_ids.continuations(
+  return batches.continuations(
     network, params, prompts, max_new_tokens=limit, stop_ids=stops, **settings
   )
 
@@ -132,7 +133,7 @@ def test_searches(oracle, kind):
     found = ours(kind, stops, **settings)
     check(found, theirs(oracle, kind, stops, **settings))
     seen.append(ids_of(found))
-    programs.append(generate_state.extend._cache_size())
+    programs.append(growth.extend._cache_size())
   assert len(set(programs)) == 1
   lengths = {len(ids) for best in seen[0] for ids in best}
   assert len(lengths) > 2 and max(lengths) == LIMIT, lengths
@@ -163,7 +164,7 @@ def test_forced_and_banned_tokens(oracle, kind):
   stops, start = STOPS[name], model.generation_config.decoder_start_token_id
   seen = {i for best in ours(kind, stops) for one in best for i in one.ids[1:3]} - {*stops, 7}
   banned = sorted(seen)[:3]
-  frame = target.Frame(start, 7 if network.has_source else None, stops[0], tuple(banned))
+  frame = frames.Frame(start, 7 if network.has_source else None, stops[0], tuple(banned))
   theirs_is = {"forced_bos_token_id": frame.first, "forced_eos_token_id": frame.last}
   theirs_is |= {"bad_words_ids": [[i] for i in banned]}
   for settings in ({}, {"length_penalty": 2.0, "early_stopping": "never"}):
@@ -195,12 +196,12 @@ def test_the_largest_of_a_vocabulary(V, k):
 def test_a_beam_is_a_row_of_its_source(kind):
   """The keys and values of a source are made and held once, those of answers for each beam."""
   _, _, network, params, prompts = kind
-  ids, segments = generate_ids._padded(prompts, 4)
+  ids, segments = batches._padded(prompts, 4)
   begin = np.array([network.arch.decoder_start], np.int32)
-  rules = generate_ids.sampling.Rules(num_beams=W)
-  numbers = rules.numbers | generate_ids._limits(61, (), None, target.Frame(0), LIMIT)
+  rules = sampling.Rules(num_beams=W)
+  numbers = rules.numbers | batches._limits(61, (), None, frames.Frame(0), LIMIT)
   numbers |= {"seeds": np.zeros(4 * W, np.uint32), "prompts": np.ones(4, np.int32)}
-  state = generate_state.open_target(
+  state = growth.open_target(
     network, params, ids, segments, begin, numbers, parts=rules.parts(), room=16
   )
   kv = network.arch.heads.kv
@@ -244,4 +245,4 @@ def test_on_a_mesh(kind):
 def test_bad_settings(settings, sentence):
   settings = {"num_beams": 3, "max_new_tokens": 2, "stop_ids": ()} | settings
   with pytest.raises(UsageError, match=sentence):
-    generate_ids.continuations(LLAMA, {}, [[1]], **settings)
+    batches.continuations(LLAMA, {}, [[1]], **settings)

@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from jaxsft import families, generation_config
+from jaxsft import families
+from jaxsft.generation import defaults
 from tests import tiny as checkpoints
 from tests.families import encoder_decoder_published as published
 
@@ -14,7 +15,7 @@ def asked(config, generation=None, given=None):
     arch=families.FAMILIES[config["model_type"]].architecture(config),
     path="dir",
   )
-  return generation_config.settings_of(base, given or {})
+  return defaults.settings_of(base, given or {})
 
 
 def test_what_published_checkpoints_ask_for():

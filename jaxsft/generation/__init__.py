@@ -1,0 +1,1 @@
+"""Text out of a language model: from prompts to token ids and back."""
