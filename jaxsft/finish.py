@@ -1,6 +1,7 @@
 """What surrounds the updates: evaluations, the best parameters, samples, export, last page."""
 
 import itertools
+import json
 import resource
 import sys
 
@@ -86,6 +87,15 @@ def _write_results(job, found, metrics):
   if jax.process_index() == 0:
     place, slices = job.logger.directory / "evaluation", job.config.evaluate.slices
     results.write(place, found, job.data.task, job.data.context, metrics, slices)
+
+
+def _spread(job, best):
+  """ "intervals" and "slices" of the best evaluation, as metrics.json of the run has them."""
+  path = job.logger.directory / "evaluation/metrics.json"
+  if best is None or not path.exists():
+    return {}
+  found = json.loads(path.read_text("utf-8"))
+  return {name: found[name] for name in ("intervals", "slices") if name in found}
 
 
 def _of_further_sets(job, params, generates):
@@ -197,6 +207,7 @@ def finish(job, state, loop, seconds):
     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     * (1 if sys.platform == "darwin" else 1024),
   }
+  result |= _spread(job, best)
   if job.config.export.format != "none":
     result["export"] = str(job.logger.directory / "export")
     write_export(job, state, result["export"])

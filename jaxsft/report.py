@@ -60,12 +60,13 @@ def write(directory: pathlib.Path) -> pathlib.Path:
   """Writes report.html from metrics.jsonl, data.json and result.json; missing ones are said."""
   lines = read_metrics(directory / "metrics.jsonl")
   data, result = (_read(directory / name) for name in ("data.json", "result.json"))
-  parts = [
+  shown = [
     f"<h1>{_text(result.get('task', 'run'))}: {_text(directory.resolve().name)}</h1>",
     _summary(result),
     _curves(lines),
     _confusion(result.get("metrics") or {}),
     _types(result.get("metrics") or {}),
+    _parts(result),
     _examples(result.get("examples") or []),
     _preflight(data),
   ]
@@ -73,7 +74,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
   page = (
     f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n'
-    f"<style>{STYLE}</style>\n</head>\n<body>\n{''.join(filter(None, parts))}</body>\n</html>\n"
+    f"<style>{STYLE}</style>\n</head>\n<body>\n{''.join(filter(None, shown))}</body>\n</html>\n"
   )
   path = directory / "report.html"
   temporary = path.with_name(".report.html.tmp")
@@ -200,6 +201,37 @@ def by_support(per_type):
   """[(type, its numbers OF_TYPES as texts)], the most frequent in gold first."""
   found = sorted(per_type.items(), key=lambda item: (-item[1]["support"], item[0]))
   return [(name, [shorten(one[key]) for key in OF_TYPES]) for name, one in found]
+
+
+OF_PARTS = ("value", "95 %", "rows")
+
+
+def parts(result):
+  """[(title, [(name, its OF_PARTS as texts)])]: numbers and intervals; one number by slices."""
+  intervals = result.get("intervals") or {}
+  found = [("metric", intervals.items())] if intervals else []
+  for field, slices in (result.get("slices") or {}).items():
+    title = f"{next(iter(intervals))} by {field}"
+    found.append((title, [(part["slice"], part) for part in slices]))
+  return [(title, [(name, _part(one)) for name, one in rows]) for title, rows in found]
+
+
+def _part(one):
+  value = "undefined" if one["value"] is None else shorten(one["value"])
+  span = "" if one["low"] is None else f"{one['low']:.4g} to {one['high']:.4g}"
+  return value, span, f"{one['n']:,}"
+
+
+def _parts(result):
+  tables = ""
+  for title, found in parts(result):
+    head = "".join(f'<th class="number">{name}</th>' for name in OF_PARTS)
+    tables += f"<table>\n<tr><th>{_text(title)}</th>{head}</tr>\n"
+    for name, values in found:
+      cells = "".join(f'<td class="number">{value}</td>' for value in values)
+      tables += f"<tr><td>{_text(name)}</td>{cells}</tr>\n"
+    tables += "</table>\n"
+  return f"<h2>Intervals and slices</h2>\n{tables}" if tables else ""
 
 
 def _types(metrics):

@@ -85,20 +85,3 @@ def write(directory, found, task, context, metrics, slices=()):
   result = summary(found, task, context, metrics, slices)
   log.write_json(directory / "metrics.json", result)
   return result
-
-
-def table(result):
-  """Lines for people of what `summary` says: slices and intervals; [] where there are none."""
-  shown = []
-  for name, found in result.get("intervals", {}).items():
-    if found["low"] is not None:
-      shown.append(
-        f"{name} {found['value']:.4g} (95 % {found['low']:.4g} to {found['high']:.4g})"
-      )
-  for field, parts in result.get("slices", {}).items():
-    shown.append(f"by {field}:")
-    for part in parts:
-      span = "" if part["low"] is None else f" ({part['low']:.4g} to {part['high']:.4g})"
-      value = "undefined" if part["value"] is None else f"{part['value']:.4g}"
-      shown.append(f"  {part['slice']}: {value}{span}, {part['n']} rows")
-  return shown

@@ -49,8 +49,8 @@ def closing(console: rich.console.Console, result: dict) -> None:
   """The last page: final metrics, confusion table, three examples, where things are.
 
   result: as in result.json: "metrics" {name: number, "confusion": [C, C] rows = true,
-  "labels": C names, "per_type": {type: numbers}}, "best", "examples", "steps", "seconds",
-  "export", "report" …
+  "labels": C names, "per_type": {type: numbers}}, "intervals", "slices", "best", "examples",
+  "steps", "seconds", "export", "report" …
   """
   show = lambda *a: console.print(*a, markup=False, highlight=False, soft_wrap=True)
   metrics, best = result.get("metrics") or {}, result.get("best")
@@ -63,6 +63,9 @@ def closing(console: rich.console.Console, result: dict) -> None:
     _show_confusion(console, show, metrics["confusion"], metrics["labels"])
   if metrics.get("per_type"):
     _show_types(console, show, metrics["per_type"])
+  if result.get("slices"):
+    for title, found in report_lib.parts(result):
+      _show_parts(console, title, found)
   for example in (result.get("examples") or [])[:3]:
     show("")
     for name, value in example.items():
@@ -110,3 +113,14 @@ def _show_types(console, show, per_type):
   console.print(table)
   if len(found) > MOST:
     show(f"and {len(found) - MOST} more types, which report.html has")
+
+
+def _show_parts(console, title, found):
+  """Numbers with their intervals, or a number by slices of the rows."""
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  table.add_column(rich.text.Text(title))
+  for name in report_lib.OF_PARTS:
+    table.add_column(name, justify="right")
+  for name, cells in found:
+    table.add_row(rich.text.Text(name), *cells)
+  console.print(table)

@@ -356,6 +356,19 @@ def test_the_last_page_of_types():
   assert "and 3 more types" in said and "T3 " in said and "T2 " not in said
 
 
+def test_the_last_page_of_slices():
+  console = screen()
+  whole = {"value": 0.75, "low": 0.625, "high": 0.875, "n": 1600}
+  result = {"metrics": {}, "intervals": {"accuracy": whole}}
+  screen_lib.closing(console, result)  # metrics.json and report.html have them
+  assert "0.625" not in console.file.getvalue()
+  screen_lib.closing(console, result | {"slices": {"by": [{"slice": "[b]a[/b]", **whole}]}})
+  text = console.file.getvalue()
+  assert "accuracy by by" in text
+  (line,) = [line.split() for line in text.splitlines() if "[b]a[/b]" in line]
+  assert line == ["[b]a[/b]", "0.75", "0.625", "to", "0.875", "1,600"]
+
+
 def test_an_error_in_the_loop_is_not_replaced(tmp_path):
   with pytest.raises(ZeroDivisionError), make_log(tmp_path) as logger:
     logger.start(0)

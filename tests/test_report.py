@@ -103,6 +103,19 @@ def test_the_types_of_entities(run):
     assert part in text
 
 
+def test_intervals_and_slices(run):
+  result = json.loads((run / "result.json").read_text())
+  whole = {"value": 0.75, "low": 0.625, "high": 0.875, "n": 1600}
+  none = {"value": None, "low": None, "high": None, "n": 1}
+  result |= {"intervals": {"accuracy": whole}}
+  result |= {"slices": {EVIL: [{"slice": EVIL, **whole}, {"slice": "b", **none}]}}
+  (run / "result.json").write_text(json.dumps(result))
+  text = parse(report.write(run)).text
+  assert text.count(EVIL) == 7 and f"accuracy by {EVIL}" in text
+  for part in ("Intervals and slices", "0.625 to 0.875", "1,600", "undefined"):
+    assert part in text
+
+
 def test_a_curve_for_each_measured_thing(run):
   path = report.write(run)
   page, source = parse(path), path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxsft import compare, evaluate, results, tasks
+from jaxsft import compare, evaluate, report, results, tasks
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import classify
@@ -50,7 +50,8 @@ def test_the_files_say_what_was_found(tmp_path):
     1,
   )
   assert sum(part["n"] for part in said["slices"]["length"]) == 3
-  assert any("a: 1 (1 to 1), 2 rows" in line for line in results.table(said))
+  shown = dict(report.parts(said))
+  assert shown["accuracy by by"] == [("a", ("1", "1 to 1", "2")), ("b", ("0", "", "1"))]
 
 
 def test_slices_of_numbers_are_quarters_and_rare_values_are_together():
