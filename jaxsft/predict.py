@@ -17,7 +17,6 @@ the model saw only the beginning of a source.
 """
 
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
@@ -191,8 +190,8 @@ def _rows(flags, config):
   if first is None:
     raise JaxsftError(f"--data={flags['data']}: holds no row, expected at least one to answer")
   files = [str(path)]
-  for file in sorted(glob.glob(str(path))):
-    files += [os.stat(file).st_size, os.stat(file).st_mtime_ns]
+  for file in read.files_of(path, data.format):
+    files += [file, os.stat(file).st_size, os.stat(file).st_mtime_ns]
   return itertools.chain([first], rows), json.dumps([files, settings], sort_keys=True)
 
 

@@ -110,6 +110,18 @@ def read_rows(
   return _rows(sources, id)
 
 
+def files_of(path: str | Path, format: str) -> list[str]:
+  """The files that `read_rows` opens for a path; [] for a TFDS data set."""
+  name = str(path)
+  if name.startswith("tfds:"):
+    return []
+  found = []
+  for file, _ in _files(name, format):
+    sides = parallel.braced(file) and not os.path.isfile(file)
+    found += parallel.files(file).values() if sides else [file]
+  return found
+
+
 def near(name: str, names: Iterable[str]) -> str:
   """How an error ends that names an unknown thing: the known ones, the nearest first."""
   names = list(names)

@@ -129,6 +129,16 @@ def test_glob_reads_all_files_and_keeps_ids_apart(write):
   refused("data/*/a.jsonl", "data/p3/a.jsonl holds no rows")
 
 
+def test_files_of_a_path(write, tmp_path):
+  for name in ("a.jsonl", "b.jsonl", "t.en", "t.de"):
+    write(name, "{}")
+  names = lambda path, **kw: [os.path.basename(f) for f in read.files_of(tmp_path / path, **kw)]
+  assert names("*.jsonl", format="auto") == ["a.jsonl", "b.jsonl"]
+  assert names("t.{en,de}", format="auto") == ["t.en", "t.de"]
+  assert names("a.jsonl", format="jsonl") == ["a.jsonl"]
+  assert read.files_of("tfds:name/train", "auto") == []
+
+
 def test_ids(write):
   file = write("a.jsonl", '{"k": 7, "t": "x"}\n{"k": "8", "t": "y"}\n')
   assert [row.id for row in rows_of(file, id="k")] == ["7", "8"]
