@@ -43,6 +43,7 @@ def test_a_metric_without_a_value_says_why(monkeypatch):
     logger=SimpleNamespace(pause=contextlib.nullcontext, evaluation=lambda *_: None),
     eval_step=None,
     mesh=None,
+    network=None,
     metric="mcc",
   )
   monkeypatch.setattr(evaluate, "measure", lambda *_: [])

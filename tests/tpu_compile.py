@@ -156,7 +156,9 @@ LABELS = {"answer": ("starts", "ends"), "classify": ("labels",)}
 
 
 def main(model, topology, data, fsdp, tensor, expert, dtype):
-  found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+  # A v4 chip runs as one device, as it does unless told otherwise; here it must be told so.
+  more = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+  found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
   sizes = (int(data), int(fsdp), int(tensor), 1, int(expert))
   mesh = sharding.make_mesh(*sizes, devices=found.devices)
   task, raw = MODELS[model]
