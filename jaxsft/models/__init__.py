@@ -7,6 +7,7 @@ with the same inside. Kernels are [out, in], as Hugging Face stores them.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -64,6 +65,7 @@ class Network:
     """Whether the token table is also the projection to the vocabulary."""
     return self.arch.tied
 
+  @partial(jax.jit, static_argnums=0)  # one program: each leaf would be some of its own
   def init(self, key):
     """Random float32 parameters: normal kernels and tables, zero biases, neutral scales."""
     arch, keys = self.arch, jax.random.split(key, 2)

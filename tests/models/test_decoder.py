@@ -34,7 +34,7 @@ def test_decoding_is_the_full_forward(straight, prompt):
   """Ragged prompts at once, then token by token, rows ending at different times."""
   network, params = tiny.network("llama", "lm")
   inputs, segments = ragged()
-  full = np.asarray(network.hidden(params, {"inputs": inputs, "segments": segments}))
+  full = np.asarray(tiny.hidden(network, params, {"inputs": inputs, "segments": segments}))
   params = decoder.unstack(params) if straight else params
   step = jax.jit(lambda p, x, cache, s: network.decode(p, x, cache, segments=s))
   cache = network.empty_cache(params, len(LENGTHS), max(LENGTHS))
@@ -61,7 +61,7 @@ def test_padding_is_not_stored():
   network, params = tiny.network("llama", "lm")
   inputs, segments = ragged()
   cache = network.empty_cache(params, 3, 12)
-  _, cache = network.decode(params, inputs, cache, segments=segments)
+  _, cache = tiny.decode(network, params, inputs, cache, segments)
   heads = network.arch.heads.kv
   held = np.repeat(np.asarray(cache["segments"]) != 0, heads, axis=0)  # [B*K,S]
   for name in ("k", "v"):
@@ -73,8 +73,8 @@ def test_unstacked_layers_are_the_same_network():
   network, params = tiny.network("llama", "lm")
   inputs, segments = ragged()
   batch = {"inputs": inputs, "segments": segments}
-  plain = network.hidden(params, batch)
-  straight = network.hidden(decoder.unstack(params), batch)
+  plain = tiny.hidden(network, params, batch)
+  straight = tiny.hidden(network, decoder.unstack(params), batch)
   np.testing.assert_allclose(plain, straight, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_the_future_is_not_seen():
   (row,) = tiny.rows(67, (20,))
   other = np.where(np.arange(20) > 11, (row + 5) % 67, row)
   before, after = (
-    np.asarray(network.logits(params, {"inputs": x[None]})) for x in (row, other)
+    np.asarray(tiny.logits(network, params, {"inputs": x[None]})) for x in (row, other)
   )
   np.testing.assert_array_equal(before[:, :12], after[:, :12])
   assert (before[:, 12:] != after[:, 12:]).any(-1).all()
@@ -114,7 +114,7 @@ def longrope():
 def test_longrope_reads_a_long_prompt_in_pieces():
   network, params = longrope()
   (row,) = tiny.rows(61, (16,))
-  full = np.asarray(network.hidden(params, {"inputs": row[None]}))
+  full = np.asarray(tiny.hidden(network, params, {"inputs": row[None]}))
   cache = network.empty_cache(params, 1, 16, jnp.array([14]))
   step, found = jax.jit(network.decode), []
   for piece in (row[:7], row[7:14], row[14:15], row[15:]):
@@ -127,12 +127,13 @@ def test_longrope_is_never_of_two_kinds_in_one_cache():
   """A short text stays right as long as it is short, and is not a number after that."""
   network, params = longrope()
   (row,) = tiny.rows(61, (14,))
-  full = np.asarray(network.hidden(params, {"inputs": row[None, :12]}))
-  hidden, cache = network.decode(params, row[None, :11], network.empty_cache(params, 1, 14))
+  full = np.asarray(tiny.hidden(network, params, {"inputs": row[None, :12]}))
+  cache = network.empty_cache(params, 1, 14)
+  hidden, cache = tiny.decode(network, params, row[None, :11], cache)
   np.testing.assert_allclose(hidden, full[:, :11], atol=1e-5)
-  hidden, cache = network.decode(params, row[None, 11:12], cache)
+  hidden, cache = tiny.decode(network, params, row[None, 11:12], cache)
   np.testing.assert_allclose(hidden, full[:, 11:], atol=1e-5)
-  hidden, _ = network.decode(params, row[None, 12:13], cache)
+  hidden, _ = tiny.decode(network, params, row[None, 12:13], cache)
   assert np.isnan(hidden).all()
 
 
@@ -171,4 +172,6 @@ def test_every_dropout_rate_of_the_config_is_used(family, rate):
   one, two = (run(params, batch, jax.random.key(i)) for i in (1, 2))
   assert (one != two).any() and (one != run(params, batch)).any()
   quiet = models.with_dropout(network, 0.0)
-  np.testing.assert_array_equal(quiet.logits(params, batch), network.logits(params, batch))
+  np.testing.assert_array_equal(
+    tiny.logits(quiet, params, batch), tiny.logits(network, params, batch)
+  )

@@ -1,7 +1,5 @@
 """What must hold for every architecture: packing, isolation, dropout, types, compiles."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +18,6 @@ def highest():
     yield
 
 
-@partial(jax.jit, static_argnums=0)
-def jitted(network, *args):
-  """`network.logits`, compiled."""
-  return network.logits(*args)
-
-
 def separate(examples):
   """A batch with a row for every example, padded to the right."""
   rows = [tiny.packed([e], padding=12 - len(e)) for e in examples]
@@ -34,7 +26,7 @@ def separate(examples):
 
 def sequence_loss(network, params, batch):
   """Labels 0, 1, 2 in the order of the examples, packed or not."""
-  logits = network.logits(params, batch).reshape(3, 3)
+  logits = tiny.logits(network, params, batch).reshape(3, 3)
   return -jnp.sum(jax.nn.log_softmax(logits)[np.arange(3), np.arange(3)])
 
 
@@ -95,7 +87,7 @@ def test_dropout_needs_a_key_and_follows_it(family):
   changes = {"attention_dropout": 0.2} if family == "llama" else {}
   network, params = tiny.network(family, "sequence", changes=changes)
   batch = tiny.packed(tiny.rows(61, (7, 5)))
-  run = lambda key=None, net=network: np.asarray(jitted(net, params, batch, key))
+  run = lambda key=None, net=network: np.asarray(tiny.logits(net, params, batch, key))
   np.testing.assert_array_equal(run(), run())
   one, two = run(jax.random.key(1)), run(jax.random.key(2))
   np.testing.assert_array_equal(one, run(jax.random.key(1)))
@@ -114,8 +106,8 @@ def test_every_dropout_rate_of_the_config_is_used(family):
   for name in names:
     changes = {**dict.fromkeys(names, 0.0), name: 0.5}
     network, params = tiny.network(family, "sequence", changes=changes)
-    plain = jitted(network, params, batch)
-    assert (plain != jitted(network, params, batch, jax.random.key(0))).any(), name
+    plain = tiny.logits(network, params, batch)
+    assert (plain != tiny.logits(network, params, batch, jax.random.key(0))).any(), name
 
 
 @pytest.mark.parametrize("settings", [{}, {"unroll": 3}, {"remat": "full"}])

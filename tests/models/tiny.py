@@ -1,5 +1,7 @@
 """Tiny networks of ours with unequal sizes, and random rows; no torch."""
 
+from functools import partial
+
 import jax
 import numpy as np
 
@@ -16,6 +18,24 @@ def network(family, kind, classes=3, changes=None, **settings):
   head = families.head_of(module, arch, kind, classes if kind != "lm" else 0)
   net = models.Network(arch, head, **settings)
   return net, net.init(jax.random.key(0))
+
+
+@partial(jax.jit, static_argnums=0)
+def hidden(net, *args):
+  """`net.hidden`, as one program: an operation at a time each would be one of its own."""
+  return net.hidden(*args)
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(net, *args):
+  """`net.logits`, as one program."""
+  return net.logits(*args)
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(net, params, inputs, cache, segments=None):
+  """`net.decode`, as one program."""
+  return net.decode(params, inputs, cache, segments=segments)
 
 
 def rows(vocab, lengths, seed=0):
