@@ -90,11 +90,6 @@ def frame_of(base, context):
   return frames.frame_of(base.as_trained(context.instruction, context.languages))
 
 
-def stop_ids_of(base, supervised):
-  """Sorted ids: those that were supervised, and the checkpoint's own."""
-  return sorted({*supervised, *writing.stop_ids(base)})
-
-
 def check(config, data, network):
   """Raises what the first scored evaluation would raise, before the first update.
 

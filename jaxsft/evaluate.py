@@ -32,6 +32,7 @@ from jaxsft import (
 from jaxsft.compiled import Compiled
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import stops
 
 
 def make_eval_step(network, task, options, mesh):
@@ -138,7 +139,8 @@ def judge(model, config, rows):
   rules = None
   if config.evaluate.generate:
     rules = answering.settings(config)
-    rules["stop_ids"] = answering.stop_ids_of(model.base, examples.counts["stop_ids"])
+    supervised = examples.counts["stop_ids"]
+    rules["stop_ids"] = stops.stop_ids(model.base, context.chat_template, supervised)
     rules["frame"] = answering.frame_of(model.base, context)
   found, metrics = scored(
     eval_step, params, examples, plan, mesh,

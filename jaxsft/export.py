@@ -43,8 +43,9 @@ def write(base, network, params, directory, facts, dtype):
 
 def save(model, directory, dtype="float32"):
   """`write` of a pretrained.Model; returns the names of the files."""
-  from jaxsft.generation import writing
+  from jaxsft.generation import stops
 
+  writes, template = model.network.head.kind == "lm", model.context.chat_template
   facts = {
     "labels": model.context.labels,
     "label_type": model.context.label_type,
@@ -53,7 +54,7 @@ def save(model, directory, dtype="float32"):
     "chat_template": None,
     "instruction": model.context.instruction,
     "languages": None,
-    "stop_ids": writing.stop_ids(model.base) if model.network.head.kind == "lm" else [],
+    "stop_ids": stops.stop_ids(model.base, template) if writes else [],
   }
   return write(model.base, model.network, model.params, directory, facts, dtype)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxsft import answering, evaluate, export, results, step, tasks, weights
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError
-from jaxsft.generation import writing
+from jaxsft.generation import prompts, stops
 
 SAMPLES = 3
 
@@ -80,7 +80,8 @@ def how_answers_end(job):
 
 def stop_ids(job):
   """Every id that ends an answer: those that were supervised, and the checkpoint's own."""
-  return answering.stop_ids_of(job.base, job.data.train.counts["stop_ids"])
+  supervised = job.data.train.counts["stop_ids"]
+  return stops.stop_ids(job.base, job.data.context.chat_template, supervised)
 
 
 def _write_results(job, found, metrics):
@@ -138,8 +139,7 @@ def samples(job):
   if task.SOURCE and own:
     rows = [read.Row("", "config.evaluate.prompts", {"source": text}) for text in own]
   elif own:
-    encode = writing.encode
-    ids = [encode(p, job.base.tokenizer, context.chat_template) for p in own]
+    ids = [prompts.encode(p, job.base.tokenizer, context.chat_template) for p in own]
     return [(text, mine, ()) for text, mine in zip(own, ids, strict=True)]
   else:
     rows = (job.data.held_out or job.data.train).rows
@@ -164,8 +164,8 @@ def show_samples(job, state, when):
   rules = answering.settings(job.config) | how_answers_end(job)
   del rules["count"]
   with job.logger.pause():
-    prompts = [ids for _, ids, _ in fit]
-    said = answering.texts(job.network, params, job.base.tokenizer, prompts, **rules)
+    asked = [ids for _, ids, _ in fit]
+    said = answering.texts(job.network, params, job.base.tokenizer, asked, **rules)
   shown = []
   for (text, _, gold), (answer, _) in zip(fit, said, strict=True):
     shown.append({"prompt": text, "answer": answer} | ({"gold": gold[0]} if gold else {}))

@@ -41,7 +41,7 @@ from jaxsft import (
 from jaxsft import config as config_lib
 from jaxsft.data import clean, fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, defaults, writing
+from jaxsft.generation import batches, defaults, stops, writing
 
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
@@ -101,7 +101,7 @@ def _writer(model, task, params, mesh, given):
   defaults.say(model.base, rest)
   most = min(writing.LIMIT, model.network.arch.max_positions - 1)
   rules = {"max_new_tokens": most} | followed | given
-  rules["stop_ids"] = answering.stop_ids_of(model.base, ())
+  rules["stop_ids"] = stops.stop_ids(model.base, model.context.chat_template)
   rules["frame"] = answering.frame_of(model.base, model.context)
 
   def answer(rows):

@@ -5,8 +5,10 @@ written so that transformers 4 and 5 both load it. Importing transformers takes 
 it happens inside the functions.
 """
 
+import functools
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +41,32 @@ def load_tokenizer(path: pathlib.Path) -> Any:
   is no tokenizer, or only one in Python.
   """
   return _from_directory(path) if path.is_dir() else _from_gguf(path)
+
+
+def added_tokens(tokenizer: Any) -> dict[str, bool]:
+  """{text: is it a control token?} of every added token, the longest first.
+
+  Decoding without special tokens leaves out control tokens, and no text of a row or prompt
+  may contain one. Some are so in tokenizer.json alone (Llama 3's <|eot_id|>).
+  """
+  added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+  added |= dict.fromkeys(map(str, tokenizer.all_special_tokens), True)
+  return {text: added[text] for text in sorted(added, key=len, reverse=True)}
+
+
+def control_token_in(text: str, tokenizer: Any) -> str | None:
+  """The first control token in a text; None: there is none. White space is never one."""
+  found = _control_tokens(tokenizer, len(tokenizer)).search(text)
+  return found and found.group()
+
+
+@functools.lru_cache(maxsize=4)
+def _control_tokens(tokenizer, size):
+  """Pattern of those of a tokenizer with `size` tokens (in the key: they can be added)."""
+  del size
+  added = added_tokens(tokenizer).items()
+  found = [re.escape(text) for text, control in added if control and text.strip()]
+  return re.compile("|".join(found) or r"(?!)")
 
 
 def save_tokenizer(

@@ -14,9 +14,9 @@ from jaxsft.errors import JaxsftError
 )
 def test_an_export_names_every_supervised_stop(task, expected):
   """Those of the checkpoint and of its tokenizer too: none of them stands for the others."""
-  tokenizer = SimpleNamespace(eos_token_id=3)
+  tokenizer, named = SimpleNamespace(eos_token_id=3, chat_template=None), {"eos_token_id": [2]}
   job = SimpleNamespace(
-    base=SimpleNamespace(generation={"eos_token_id": [2]}, config={}, tokenizer=tokenizer),
+    base=SimpleNamespace(generation=named, config={}, tokenizer=tokenizer, arch=None),
     data=SimpleNamespace(
       task=tasks.TASKS[task],
       context=tasks.Context(tokenizer, 9, instruction="say ", languages=("en", "de")),

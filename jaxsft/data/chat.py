@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
+from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.errors import JaxsftError
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: they occur in no text
@@ -43,8 +44,6 @@ class Tokens(NamedTuple):
 class Special(NamedTuple):
   """What a tokenizer adds to plain text."""
 
-  forbidden: re.Pattern
-  """Control tokens, which no message may contain."""
   added: dict[str, bool]
   """Every added token that is not white space, longest first -> is it a control token?"""
   ids: frozenset
@@ -61,7 +60,7 @@ def render(messages, tokenizer, template=None, tools=None, add_generation_prompt
   and where the spans cannot be told: see `_turn_end`.
   """
   template = template_of(tokenizer, template, tools)
-  _refuse_control_tokens(messages, tokenizer)
+  _refuse_in_messages(messages, tokenizer)
   write = functools.partial(_write, tokenizer, template, tools)
   text = write(messages, add_generation_prompt)
   if add_generation_prompt:
@@ -260,11 +259,7 @@ def plain(text, tokenizer, limit=None):
   nothing can predict. limit: tokens that are kept; a text that is cut has no end to learn.
   Raises JaxsftError for a control token in the text and for a tokenizer without an end.
   """
-  if found := _special(tokenizer, len(tokenizer)).forbidden.search(text):
-    raise JaxsftError(
-      f"the text contains the control token {found.group()!r}, which would end or open a text; "
-      "remove it from the row, or make a row of each part"
-    )
+  refuse_control_tokens(text, tokenizer)
   bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
   if end is None:
     raise JaxsftError(
@@ -310,15 +305,23 @@ def _check_bos(ids, tokenizer, template):
     )
 
 
-def _refuse_control_tokens(messages, tokenizer):
+def refuse_control_tokens(text, tokenizer):
+  """Raises JaxsftError if a text contains a control token."""
+  if found := tokenizer_lib.control_token_in(text, tokenizer):
+    raise JaxsftError(
+      f"the text contains the control token {found!r}, which would end or open a text; "
+      "remove it from the row, or make a row of each part"
+    )
+
+
+def _refuse_in_messages(messages, tokenizer):
   """Raises JaxsftError if a text in the messages contains a control token."""
-  forbidden = _special(tokenizer, len(tokenizer)).forbidden
   for index, message in enumerate(messages):
     for text in _texts(message):
-      if found := forbidden.search(text):
+      if found := tokenizer_lib.control_token_in(text, tokenizer):
         raise JaxsftError(
           f"messages[{index}]: the {message['role']}'s text contains the control token "
-          f"{found.group()!r}, which would end or open a turn; remove it from the row"
+          f"{found!r}, which would end or open a turn; remove it from the row"
         )
 
 
@@ -347,10 +350,9 @@ def _special(tokenizer, size):
   # The post-processor would add nothing here but cut white space from the offsets.
   state |= {"post_processor": None, "truncation": None, "padding": None}
   exact = tokenizers.Tokenizer.from_str(json.dumps(state))
-  added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
-  added |= dict.fromkeys(tokenizer.all_special_tokens, True)
-  added = {t: added[t] for t in sorted(added, key=len, reverse=True) if t.strip()}
-  forbidden = "|".join(re.escape(t) for t, control in added.items() if control)
+  added = {
+    t: control for t, control in tokenizer_lib.added_tokens(tokenizer).items() if t.strip()
+  }
   ids = frozenset(tokenizer.convert_tokens_to_ids(list(added)))
   probe = " Grüße,  日本 🙂\n\n 12\tx" + "\n ".join(list(added)[:20])
   expected = tokenizer(probe, add_special_tokens=False)["input_ids"]
@@ -359,7 +361,7 @@ def _special(tokenizer, size):
       f"{type(tokenizer).__name__} gives other ids than its own tokenizer.json; load it "
       "with default settings (split_special_tokens off) or use another checkpoint"
     )
-  return Special(re.compile(forbidden or r"(?!)"), added, ids, exact)
+  return Special(added, ids, exact)
 
 
 def _difference(expected, found):

@@ -7,6 +7,7 @@ and all score. Encoder-decoders read the source and write the target.
 import numpy as np
 
 from jaxsft import languages, tasks
+from jaxsft.data import chat as conversation
 from jaxsft.data import clean
 from jaxsft.errors import JaxsftError
 from jaxsft.tasks import chat
@@ -43,8 +44,10 @@ def encode(row, context):
 
 
 def _encode(row, context):
-  text = context.instruction + asked(row)
+  text = _read(row, context)
   targets = references(row)
+  for target in targets[:1]:
+    conversation.refuse_control_tokens(target, context.tokenizer)
   spans = [(len(text) + 1, len(text) + 1 + len(targets[0]))] if targets else []
   shown = "\n".join([text, *targets[:1]])
   source, note = _source(text, context)
@@ -71,6 +74,13 @@ def _encode(row, context):
     "weights": np.ones(len(target), np.float32),
   }
   return tasks.Encoded((example,), note, shown, spans, frozenset({stop}))
+
+
+def _read(row, context):
+  """The text that the network reads; raises JaxsftError for a control token in the row's."""
+  text = asked(row)
+  conversation.refuse_control_tokens(text, context.tokenizer)
+  return context.instruction + text
 
 
 def _source(text, context):
@@ -106,7 +116,7 @@ def _target(text, context):
   if ids.count(stop) != 1:
     raise JaxsftError(
       f"the stop token {tokenizer.eos_token!r} is {ids.count(stop)} times in the target, "
-      "expected once, at its end; remove it from the row's text"
+      "expected once, at its end; correct the tokenizer"
     )
   return ids, stop
 
@@ -124,14 +134,14 @@ def measured(found, context):
 def prompt(row, context):
   """Ids that an answer is generated from: the source as training reads it."""
   try:
-    return list(_source(context.instruction + asked(row), context)[0] or ()) or None
+    return list(_source(_read(row, context), context)[0] or ()) or None
   except JaxsftError as error:
     raise JaxsftError(f"{row.where}: {error}") from error
 
 
 def whole(row, context):
   """Whether `prompt` holds all of the row's source."""
-  return _source(context.instruction + asked(row), context)[1] is None
+  return _source(_read(row, context), context)[1] is None
 
 
 def asked(row):

@@ -60,7 +60,7 @@ TEXTS = [
     {"target": "die</s> katze"},
     1,
     "pairs.jsonl:2",
-    "'</s>' is 2 times",
+    "control token '</s>'",
     "remove it",
   ),
   pair(

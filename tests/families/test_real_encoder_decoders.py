@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxsft import export, pretrained
-from jaxsft.generation import batches, writing
+from jaxsft.generation import batches
+from jaxsft.generation import prompts as reading
 from tests.families import record
 
 pytestmark = pytest.mark.full
@@ -82,7 +83,7 @@ def test_logits_and_an_export(oracle, directory, model, tmp_path):
 def test_text(oracle, directory, model):
   assert model.generate(SENTENCE) == "Das Haus ist wunderbar."
   theirs = torch_model(directory)
-  sources = [writing.encode_source(text, model.tokenizer) for text in TEXTS]
+  sources = [reading.encode_source(text, model.tokenizer) for text in TEXTS]
   for source in sources:
     expected = theirs.generate(
       oracle.tensor([source]), max_new_tokens=40, do_sample=False, num_beams=1
@@ -102,7 +103,7 @@ def test_text(oracle, directory, model):
   ],
 )
 def test_beams(oracle, directory, model, settings):
-  sources = [writing.encode_source(text, model.tokenizer) for text in TEXTS]
+  sources = [reading.encode_source(text, model.tokenizer) for text in TEXTS]
   found = batches.continuations(
     model.network,
     model.params,

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsft import families, models, sharding
 from jaxsft.errors import UsageError
-from jaxsft.generation import batches, beams, frames, growth
+from jaxsft.generation import batches, beams, frames, growth, sampling
 from jaxsft.models import heads
 from tests.families import torch_encoder_decoders
 from tests.models import tiny, torch_weights

@@ -1,6 +1,5 @@
 """Texts: what is read, where answers end, how they are shown, and which is the best."""
 
-import itertools
 import json
 
 import jax
@@ -10,18 +9,13 @@ import pytest
 import jaxsft
 from jaxsft import command, families, generate, hf_directory, models
 from jaxsft.data import chat
-from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, frames, growth, stop_strings, writing
+from jaxsft.errors import UsageError
+from jaxsft.generation import batches, frames, growth, stops, writing
+from jaxsft.generation import prompts as reading
 from tests import tiny as checkpoints
 
 PROMPT = "2 plus 2"
 DRAWN = {"temperature": 1.5, "seed": 3, "min_new_tokens": 24}  # stop ids end none
-
-
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory):
-  path = checkpoints.checkpoint(tmp_path_factory.mktemp("chat") / "model", "llama")
-  return jaxsft.load(str(path))
 
 
 def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
@@ -32,44 +26,12 @@ def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
     chatty.params,
     [ids],
     max_new_tokens=20,
-    stop_ids=writing.stop_ids(chatty.base),
+    stop_ids=stops.stop_ids(chatty.base),
     vocab_limit=len(chatty.tokenizer),
   )
   text = chatty.tokenizer.decode(new[0], skip_special_tokens=True)
   assert text and chatty.generate("2 plus 2", 20) == chatty.generate(messages, 20) == text
-  assert writing.encode("2 plus 2", chatty.tokenizer) == ids
-
-
-def test_a_template_of_the_config(chatty):
-  template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
-  template += "{% if add_generation_prompt %}a{% endif %}"
-  found = writing.encode("no", chatty.tokenizer, template)
-  expected = chatty.tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
-  assert found == expected
-
-
-def test_plain_text_without_a_template():
-  tokenizer = checkpoints.word_tokenizer()  # [CLS] words [SEP]
-  tokenizer.eos_token = "[SEP]"
-  expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
-  assert writing.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
-
-
-def test_every_stop_id_that_a_checkpoint_names(tmp_path):
-  checkpoints.checkpoint(tmp_path / "model", "llama")
-  for name, ids in (("generation_config.json", [5, 7]), ("config.json", 9)):
-    path = tmp_path / "model" / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids}))
-  base = jaxsft.load(str(tmp_path / "model")).base
-  assert writing.stop_ids(base) == sorted({5, 7, 9, base.tokenizer.eos_token_id})
-
-
-@pytest.mark.parametrize(
-  "messages", [[{"role": "user"}], ["hello"], [{"role": 1, "content": ""}]]
-)
-def test_messages_that_are_none(chatty, messages):
-  with pytest.raises(JaxsftError, match=r"messages\[0\] is .*, expected \{'role'"):
-    chatty.generate(messages)
+  assert reading.encode("2 plus 2", chatty.tokenizer) == ids
 
 
 def test_the_verb_streams_the_answer(chatty, capsys, monkeypatch):
@@ -116,139 +78,19 @@ def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
   )
 
 
-# --- stop strings ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def written(chatty):
-  """A text that the model writes; its tokens are of one to several letters."""
-  text = chatty.generate(PROMPT, 24, **DRAWN)
-  assert len(set(text)) > 8
-  return text
-
-
-def test_a_text_ends_before_a_stop_string(chatty, written):
-  """Wherever it stands: inside of a token, over several, at the beginning."""
-  for start in range(len(written)):
-    for size in (1, 2, 5):
-      stop = written[start : start + size]
-      found = chatty.generate(PROMPT, 24, stop=stop, **DRAWN)
-      assert found == written[: written.index(stop)]
-  assert chatty.generate(PROMPT, 24, stop=("no such text",), **DRAWN) == written
-
-
-def test_the_first_of_several_stop_strings(chatty, written):
-  stops = (written[9:11], "nowhere", written[5:8])
-  expected = min((written.split(stop)[0] for stop in stops), key=len)
-  assert chatty.generate(PROMPT, 24, stop=stops, **DRAWN) == expected != written
-
-
-@pytest.mark.parametrize("looks", [1, 3, 4, 7])
-def test_when_the_host_looks_changes_nothing(chatty, written, monkeypatch, looks):
-  """Not the text, nor the score, which is that of the tokens up to the stop string."""
-  stop = written[8:10]
-  ask = lambda: chatty.n_best(PROMPT, 1, 24, stop=stop, **DRAWN)[0]
-  expected = ask()
-  assert expected.text == written.split(stop)[0]
-  whole = chatty.n_best(PROMPT, 1, 24, **DRAWN)[0]
-  assert expected.score != whole.score and whole.full and not expected.full
-  monkeypatch.setattr(batches, "STREAMED", looks)
-  assert ask() == expected
-
-
-def test_nothing_is_written_long_after_a_stop_string(chatty, written, monkeypatch):
-  extend, asked = growth.extend, []
-
-  def counting(network, params, state, steps, numbers, **how):
-    asked.append(steps)
-    return extend(network, params, state, steps, numbers, **how)
-
-  monkeypatch.setattr(growth, "extend", counting)
-  chatty.generate(PROMPT, 24, **DRAWN)
-  assert asked == [23]  # one call, which the host waits for once
-  asked.clear()
-  chatty.generate(PROMPT, 400, stop=written[4:6], **DRAWN)
-  assert sum(asked) <= 12 + batches.STREAMED
-
-
-def test_what_is_shown_stays(chatty, written):
-  """Texts that are told only grow, never beyond the stop string, and end as the answer."""
-  for stop in ((), written[10:13], (written[7:9], "zz"), written[20:22]):
-    told = []
-    on_text = lambda i, text, told=told: told.append((i, text))
-    found = chatty.generate(PROMPT, 24, stop=stop, on_text=on_text, **DRAWN)
-    texts = [text for _, text in told]
-    assert {i for i, _ in told} == {0} and texts[-1] == found and len(texts) > 2
-    assert all(after.startswith(text) for text, after in itertools.pairwise(texts))
-
-
-@pytest.mark.parametrize(
-  ("text", "stops", "shown"),
-  [
-    ("abc", (), "abc"),
-    ("abc\n", ("\n\n",), "abc"),
-    ("abc\n\nd", ("\n\n",), "abc"),
-    ("abc\nd", ("\n\n",), "abc\nd"),
-    ("..xa", ("ab", "xaby"), ".."),
-    ("..xab", ("ab", "xaby"), "..x"),
-    ("..xaby", ("ab", "xaby"), ".."),
-    ("aaa", ("aab",), "a"),
-    ("n\ufffd", (), "n"),
-    ("stop", ("stop",), ""),
-    ("", ("stop",), ""),
-  ],
-)
-def test_what_is_certain(text, stops, shown):
-  assert stop_strings.certain(text, stops) == shown
-
-
-def test_a_special_token_as_a_stop_string(chatty):
-  assert stop_strings.split(["Q:", "<|im_end|>"], chatty.tokenizer) == (
-    ("Q:",),
-    [chatty.tokenizer.convert_tokens_to_ids("<|im_end|>")],
-  )
-  first = batches.generate(
-    chatty.network,
-    chatty.params,
-    [writing.encode(PROMPT, chatty.tokenizer)],
-    max_new_tokens=24,
-    stop_ids=(),
-    vocab_limit=len(chatty.tokenizer),
-    **DRAWN,
-  )[0]
-  special = set(chatty.tokenizer.all_special_ids) & set(first)
-  for token in special - set(writing.stop_ids(chatty.base)):
-    name = chatty.tokenizer.convert_ids_to_tokens(token)
-    expected = chatty.tokenizer.decode(first[: first.index(token)], skip_special_tokens=True)
-    assert chatty.generate(PROMPT, 24, stop=name, **DRAWN) == expected
-
-
-@pytest.mark.parametrize(
-  ("stop", "sentence"),
-  [
-    ("", "expected texts of at least one character"),
-    (["a", 7], "stop has 7, expected texts"),
-    ("a<|im_end|>", "contains the special token '<|im_end|>'"),
-  ],
-)
-def test_stop_strings_that_are_never_found(chatty, stop, sentence):
-  with pytest.raises(UsageError, match=sentence.replace("|", r"\|")):
-    chatty.generate(PROMPT, 4, stop=stop)
-
-
 # --- several answers -------------------------------------------------------------------
 
 
 def test_answers_that_are_drawn_have_their_scores(chatty):
   """Best first; each is what a seed of its own draws; stop ids count, and are no text."""
-  stops, rules = [9, 17], {"length_penalty": 2.0, "temperature": 1.5, "top_k": 30}
-  prompt = writing.encode(PROMPT, chatty.tokenizer)
+  ends, rules = [9, 17], {"length_penalty": 2.0, "temperature": 1.5, "top_k": 30}
+  prompt = reading.encode(PROMPT, chatty.tokenizer)
   ask = lambda count, seed: batches.continuations(
     chatty.network,
     chatty.params,
     [prompt],
     max_new_tokens=12,
-    stop_ids=stops,
+    stop_ids=ends,
     num_return=count,
     seed=seed,
     **rules,
@@ -266,7 +108,7 @@ def test_answers_that_are_drawn_have_their_scores(chatty):
   for row, one, each in zip(rows, found, log_p, strict=True):
     begin, end = len(prompt), len(prompt) + len(one.ids)
     total = float(each[np.arange(begin - 1, end - 1), row[begin:end]].sum())
-    likely = [total] if len(one.ids) == 12 else [total + float(each[end - 1, s]) for s in stops]
+    likely = [total] if len(one.ids) == 12 else [total + float(each[end - 1, s]) for s in ends]
     count = min(len(one.ids) + 1, 12)
     assert any(np.isclose(one.score, score / count**2, rtol=1e-4) for score in likely)
 
@@ -286,13 +128,13 @@ def test_many_prompts(chatty):
   prompts = [f"say {'a ' * (i * 7 % 11)}{i}" for i in range(23)]
   network = models.Network(chatty.network.arch, chatty.network.head, attention="xla")
   news, before = [], growth.read._cache_size()
-  settings = {"stop_ids": writing.stop_ids(chatty.base), "max_new_tokens": 6}
+  settings = {"stop_ids": stops.stop_ids(chatty.base), "max_new_tokens": 6}
   ask = lambda prompts, **more: writing.answers(
     network, chatty.params, chatty.tokenizer, prompts, batch_size=4, **settings, **more
   )
   found = ask(prompts, progress=lambda *of: news.append(of))
   assert news == [*((done, 23) for done in range(4, 23, 4)), (23, 23)]
-  widths = {batches.bucket(len(writing.encode(prompt, chatty.tokenizer))) for prompt in prompts}
+  widths = {batches.bucket(len(reading.encode(prompt, chatty.tokenizer))) for prompt in prompts}
   assert growth.read._cache_size() - before <= len(widths) + 1  # rooms differ as well
   assert ask(prompts[::-1]) == found[::-1]
   assert len(set(found)) > 5

@@ -56,8 +56,11 @@ def test_the_stop_token_is_supervised_once():
   (example,) = encoded(tokenizer=plain).examples
   assert example["targets"].tolist()[-2:] == [3, 1]
   for target in ("four</s> and more", "four</s>"):
-    with pytest.raises(JaxsftError, match=r"x.jsonl:3: the stop token '</s>' is 2 times"):
+    with pytest.raises(JaxsftError, match=r"x.jsonl:3: the text contains the control token"):
       encoded(row(target=target))
+  twice = tiny.source_tokenizer("$A </s> </s>")
+  with pytest.raises(JaxsftError, match=r"x.jsonl:3: the stop token '</s>' is 2 times"):
+    encoded(tokenizer=twice)
   nameless = tiny.source_tokenizer()
   nameless.eos_token = None
   with pytest.raises(JaxsftError, match="has no eos_token"):

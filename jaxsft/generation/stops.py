@@ -1,12 +1,46 @@
-"""Texts that end an answer: where they stand in what has been written, and what to show.
+"""What ends an answer: ids, and texts, where they stand in what has been written.
 
 A stop string is looked for in the decoded text of an answer, not among its tokens: it may
 begin and end inside of them. The text ends before it.
 """
 
-from jaxsft.errors import UsageError
+from jaxsft import models
+from jaxsft import tokenizer as tokenizer_lib
+from jaxsft.data import chat
+from jaxsft.errors import JaxsftError, UsageError
 
 HALF = "\ufffd"  # what the first bytes of a character are decoded to
+
+
+def stop_ids(base, template=None, supervised=()):
+  """Sorted ids that end an answer of a `pretrained.Pretrained`.
+
+  All that the checkpoint names: eos_token_id (one or a list) of generation_config.json and
+  of config.json, the tokenizer's end-of-text token, and what ends an answer in the chat
+  template in force. template: Jinja text; None: the tokenizer's own. supervised: ids that a
+  training has supervised as ends.
+  """
+  found = {*supervised}
+  named = (base.generation, base.config)
+  for value in (*(d.get("eos_token_id") for d in named), base.tokenizer.eos_token_id):
+    found |= set(value) if isinstance(value, list | tuple) else {value}
+  if not models.has_source(base.arch):
+    found |= ends_of_turn(base.tokenizer, template)
+  return sorted(int(i) for i in found - {None})
+
+
+def ends_of_turn(tokenizer, template=None):
+  """The ids that training would supervise as the end of an answer in the chat template.
+
+  None where there is no template, and where training would refuse it.
+  """
+  if template is None and not tokenizer.chat_template:
+    return frozenset()
+  said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+  try:
+    return chat.tokenize(chat.render(said, tokenizer, template), tokenizer, template).stop_ids
+  except JaxsftError:
+    return frozenset()
 
 
 def split(stop, tokenizer):
@@ -16,7 +50,7 @@ def split(stop, tokenizer):
   Raises UsageError for what could never be found.
   """
   texts, ids = [], []
-  special = {str(token) for token in tokenizer.all_special_tokens}
+  special = [text for text, control in tokenizer_lib.added_tokens(tokenizer).items() if control]
   for text in (stop,) if isinstance(stop, str) else tuple(stop):
     if not isinstance(text, str) or not text:
       raise UsageError(f"stop has {text!r}, expected texts of at least one character")

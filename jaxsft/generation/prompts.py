@@ -1,0 +1,37 @@
+"""What a model reads before it answers: prompts to token ids, as training reads them."""
+
+from jaxsft.data import chat, messages
+from jaxsft.errors import JaxsftError
+
+
+def encode(prompt, tokenizer, template=None):
+  """Token ids of a prompt: those that training uses, up to where the answer begins.
+
+  A text becomes one user message where there is a chat template (Jinja text; None: the
+  tokenizer's own). Elsewhere it is tokenised with the tokenizer's own special tokens, but none
+  that would end it. Raises JaxsftError for messages that training refuses, and for a control
+  token in what they say.
+  """
+  if isinstance(prompt, str):
+    if template is None and not tokenizer.chat_template:
+      chat.refuse_control_tokens(prompt, tokenizer)
+      ids = tokenizer(prompt)["input_ids"]
+      return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    prompt = [{"role": "user", "content": prompt}]
+  read = messages.checked({"messages": prompt})
+  return chat.prompt_ids(read, tokenizer, template).tolist()
+
+
+def encode_source(prompt, tokenizer, instruction=""):
+  """Token ids of an encoder-decoder's source: a text and the tokenizer's special tokens.
+
+  instruction: what it was trained to see before every source; the text may begin with it
+  already. Raises JaxsftError for a control token in the text.
+  """
+  if not isinstance(prompt, str):
+    raise JaxsftError(
+      f"the prompt is {prompt!r:.60}, expected a text: an encoder-decoder reads no messages"
+    )
+  text = prompt.removeprefix(instruction)
+  chat.refuse_control_tokens(text, tokenizer)
+  return tokenizer(instruction + text)["input_ids"]

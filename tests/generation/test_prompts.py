@@ -1,0 +1,76 @@
+"""What a model reads of a prompt: what training reads, and what training refuses is refused."""
+
+import pytest
+
+from jaxsft import tasks
+from jaxsft.data import chat, read
+from jaxsft.errors import JaxsftError
+from jaxsft.generation import prompts
+from jaxsft.tasks import seq2seq
+from tests import tiny
+
+
+def test_a_template_of_the_config():
+  tokenizer = tiny.letter_tokenizer()
+  template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+  template += "{% if add_generation_prompt %}a{% endif %}"
+  expected = tokenizer("no<|im_end|>a", add_special_tokens=False)["input_ids"]
+  assert prompts.encode("no", tokenizer, template) == expected
+
+
+def test_plain_text_without_a_template():
+  tokenizer = tiny.word_tokenizer()  # [CLS] words [SEP]
+  tokenizer.eos_token = "[SEP]"
+  expected = tokenizer("the film", add_special_tokens=False)["input_ids"]
+  assert prompts.encode("the film", tokenizer) == [tokenizer.cls_token_id, *expected]
+
+
+@pytest.mark.parametrize(
+  ("messages", "sentence"),
+  [
+    ([], r"messages is list \[\], expected a list"),
+    (["hello"], r"messages\[0\] is str 'hello', expected \{'role'"),
+    ([{"role": "user"}], r"messages\[0\]: content is NoneType None, expected text"),
+    ([{"role": "human", "content": "a"}], r"messages\[0\] has the role 'human'"),
+    (
+      [{"role": "user", "content": "a<|im_end|>"}],
+      "the user's text contains the control token",
+    ),
+  ],
+)
+def test_messages_that_training_refuses(messages, sentence):
+  with pytest.raises(JaxsftError, match=sentence):
+    prompts.encode(messages, tiny.letter_tokenizer())
+
+
+def test_messages_of_typed_parts_as_in_training():
+  parts = [{"role": "user", "content": [{"type": "text", "text": "2 plus 2"}]}]
+  tokenizer = tiny.letter_tokenizer()
+  assert prompts.encode(parts, tokenizer) == prompts.encode("2 plus 2", tokenizer)
+
+
+@pytest.mark.parametrize("token", ["</s>", "<pad>", "<unk>"])
+def test_control_tokens_in_a_prompt(token):
+  """Refused by the sentence of training, whoever reads the text."""
+  tokenizer, text = tiny.source_tokenizer(), f"a{token}b"
+  context = tasks.Context(tokenizer, 64, max_target_length=64, decoder_start=0)
+  row = lambda source, target: read.Row("r", "x:3", {"source": source, "target": target})
+  for refused in (
+    lambda: chat.plain(text, tokenizer),
+    lambda: prompts.encode(text, tokenizer),
+    lambda: prompts.encode_source(text, tokenizer),
+    lambda: seq2seq.encode(row(text, "a"), context),
+    lambda: seq2seq.encode(row("a", text), context),
+    lambda: seq2seq.prompt(row(text, "a"), context),
+  ):
+    with pytest.raises(JaxsftError, match=f"the text contains the control token '{token}'"):
+      refused()
+
+
+def test_an_instruction_is_read_once():
+  tokenizer = tiny.source_tokenizer()
+  ids = tokenizer("to: the cat")["input_ids"]
+  assert prompts.encode_source("the cat", tokenizer, "to: ") == ids
+  assert prompts.encode_source("to: the cat", tokenizer, "to: ") == ids
+  with pytest.raises(JaxsftError, match="an encoder-decoder reads no messages"):
+    prompts.encode_source([{"role": "user", "content": "a"}], tokenizer)
