@@ -12,9 +12,10 @@ def compare(systems, task):
   """{"metrics": {system: {metric: …}}, "pairs": […], "rows", "left_out"} of several systems.
 
   systems: {name: ([tasks.Found], tasks.Context)}, the first is what the others are compared
-  with. Rows that one of them could not take (too long) are left out for all, and counted.
-  A pair has what `statistics.compare` says of the task's main metrics, and for accuracies the
-  exact test of McNemar.
+  with. Rows that one of them could not take (too long) are left out for all, and counted; so
+  are, for metrics of generated answers, those that one of a pair did not answer ("n" rows are
+  compared). A pair has what `statistics.compare` says of the task's main metrics, and for
+  accuracies the exact test of McNemar.
   """
   by_id = {name: {one.row.id: one for one in found} for name, (found, _) in systems.items()}
   shared = [i for i in next(iter(by_id.values())) if all(i in rows for rows in by_id.values())]
@@ -42,7 +43,8 @@ def compare(systems, task):
 
 
 def _mcnemar(baseline, system):
-  if system.name != "accuracy" or system.rows.shape[1] != 2:
+  a_row_each = all((one.rows[:, 1:] == 1).all() for one in (baseline, system))
+  if system.name != "accuracy" or system.rows.shape[1] != 2 or not a_row_each:
     return {}
   right = [np.isclose(one.rows[:, 0], one.rows[:, 1]) for one in (baseline, system)]
   return statistics.mcnemar(*right)
@@ -62,6 +64,12 @@ def table(result):
     shown.append(f"{name}: {', '.join(words)}")
   for pair in result["pairs"]:
     first, other = pair["models"]
+    if why := pair.get("not_compared"):
+      shown.append(f"{other} - {first}: {pair['metric']} is not compared: {why}")
+      continue
+    if pair["difference"] is None:
+      shown.append(f"{other} - {first}: {pair['metric']} is undefined on these rows")
+      continue
     p = pair["p_randomisation"]
     verdict = (
       "no difference"
@@ -73,6 +81,6 @@ def table(result):
     )
     shown.append(
       f"{other} - {first}: {pair['metric']} {pair['difference']:+.4g} "
-      f"({pair['low']:.4g} to {pair['high']:.4g}), p = {p:.4g}: {verdict}"
+      f"({pair['low']:.4g} to {pair['high']:.4g}), p = {p:.4g} on {pair['n']} rows: {verdict}"
     )
   return shown

@@ -8,6 +8,7 @@ import pytest
 from jaxsft import compare, evaluate, report, results, tasks
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.metrics import statistics
 from jaxsft.tasks import classify
 from tests import tiny
 
@@ -103,6 +104,24 @@ def test_models_are_compared_on_the_rows_that_all_could_take():
   other = found([1.0], [1], name="x")
   with pytest.raises(JaxsftError, match="no held-out row in common"):
     compare.compare({"a": (whole, CONTEXT), "b": (other, CONTEXT)}, classify)
+
+
+def test_right_sentences_are_no_right_words():
+  """The exact test is of rows that are right or wrong, not of shares within them."""
+  shares = lambda hits: statistics.share("accuracy", hits, [10.0] * len(hits))
+  assert compare._mcnemar(shares([9, 10]), shares([10, 9])) == {}
+  assert compare._mcnemar(*[statistics.accuracy([1, 0], [1, 1])] * 2)["p_mcnemar"] == 1
+
+
+def test_what_cannot_be_compared_is_said():
+  rows = {"rows": 2, "left_out": 0, "metrics": {}}
+  pair = {"models": ["a", "b"], "metric": "perplexity"}
+  none = pair | {"difference": None, "better": None, "p_randomisation": None, "n": 2}
+  shown = compare.table(rows | {"pairs": [pair | {"not_compared": "why"}, none]})
+  assert shown[1:] == [
+    "b - a: perplexity is not compared: why",
+    "b - a: perplexity is undefined on these rows",
+  ]
 
 
 @pytest.fixture(scope="module")

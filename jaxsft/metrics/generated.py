@@ -54,8 +54,8 @@ def measured(
   names: Sequence[str],
   bleu_tokenizer: str = "13a",
 ) -> list[statistics.Measured]:
-  """`statistics.Measured` of `names`, in their order; rows that are None count for nothing."""
-  has = [i for i, one in enumerate(predicted) if one is not None]
+  """`statistics.Measured` of `names`, in their order, of the rows that are not None."""
+  has = np.array([i for i, one in enumerate(predicted) if one is not None], int)
   pairs = [predicted[i] for i in has], [references[i] for i in has]
   rows = {}
   if set(text.ROUGE) & set(names):
@@ -69,16 +69,4 @@ def measured(
     made["bleu"] = statistics.bleu(*pairs, bleu_tokenizer)
   if "chrf" in names:
     made["chrf"] = statistics.chrf(*pairs)
-  return [_spread(made[name], has, len(predicted)) for name in names]
-
-
-def _spread(one, has, count):
-  """The metric over `count` rows, of which only `has` say anything."""
-  rows = np.zeros((count, one.rows.shape[1]))
-  rows[has] = one.rows
-
-  def value(sums):
-    with np.errstate(invalid="ignore", divide="ignore"):  # a part of the rows without any
-      return one.value(sums)
-
-  return dataclasses.replace(one, rows=rows, value=value)
+  return [dataclasses.replace(made[name], at=has) for name in names]

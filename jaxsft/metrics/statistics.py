@@ -6,7 +6,7 @@ resample of the rows costs one product of counts and statistics.
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,12 @@ class Measured:
   """[n, k] statistics, float64."""
   value: Callable[[np.ndarray], np.ndarray]
   """[..., k] sums over rows -> [...] values, NaN where undefined."""
+  at: np.ndarray | None = None
+  """[n] places of the rows among those that were asked for, ascending; None: all of them."""
+  classes: tuple[str, ...] = ()
+  """Names of the C classes whose three counts are the k = 3 C statistics."""
+  unit: str = ""
+  """What the second statistic counts, where systems may count it differently (tokens)."""
 
   def __post_init__(self):
     if self.rows.ndim != 2 or not len(self.rows) or not np.isfinite(self.rows).all():
@@ -34,6 +40,15 @@ class Measured:
         f"{self.name}: statistics of shape {self.rows.shape}, expected finite numbers for each "
         "of at least one row"
       )
+
+  @property
+  def places(self) -> np.ndarray:
+    """[n], `at` or all."""
+    return np.arange(len(self.rows)) if self.at is None else self.at
+
+  def only(self, kept) -> "Measured":
+    """The metric on those of its rows that `kept` [n], bool or indices, says."""
+    return replace(self, rows=self.rows[kept], at=self.places[kept])
 
   @property
   def score(self) -> float:
@@ -48,10 +63,10 @@ def mean(name: str, values, direction: str = "max", scale: float = 1.0) -> Measu
   return Measured(name, direction, rows, lambda s: scale * s[..., 0] / s[..., 1])
 
 
-def share(name: str, part, whole) -> Measured:
+def share(name: str, part, whole, unit: str = "") -> Measured:
   """Summed `part` [n] over summed `whole` [n]."""
   rows = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)], axis=-1)
-  return Measured(name, "max", rows, lambda s: s[..., 0] / s[..., 1])
+  return Measured(name, "max", rows, lambda s: _over(s[..., 0], s[..., 1]), unit=unit)
 
 
 def accuracy(predicted, gold) -> Measured:
@@ -64,7 +79,8 @@ def perplexity(nll, tokens) -> Measured:
   """exp of the summed nll [n], in nats, over the summed tokens [n]."""
   _check_as_many(nll, tokens)
   rows = np.stack([np.asarray(nll, np.float64), np.asarray(tokens, np.float64)], axis=-1)
-  return Measured("perplexity", "min", rows, lambda s: np.exp(_over(s[..., 0], s[..., 1])))
+  value = lambda s: np.exp(_over(s[..., 0], s[..., 1]))
+  return Measured("perplexity", "min", rows, value, unit="token")
 
 
 def class_counts(predicted, gold, classes: int) -> np.ndarray:
@@ -77,7 +93,7 @@ def class_counts(predicted, gold, classes: int) -> np.ndarray:
 def type_counts(rows: Sequence[dict], types: Sequence[str]) -> np.ndarray:
   """[n, 3, C] of `tagging.counts`: right, predicted and gold entities of each of `types`.
 
-  Systems that are compared need the same types. Raises JaxsftError for one that is missing.
+  Raises JaxsftError for a type that is missing.
   """
   column = {kind: index for index, kind in enumerate(types)}
   counts = np.zeros((len(rows), 3, len(column)))
@@ -96,8 +112,8 @@ def micro_f1(counts, name: str = "micro_f1") -> Measured:
   return Measured(name, "max", rows, lambda s: _over(2 * s[..., 0], s[..., 1] + s[..., 2]))
 
 
-def macro_f1(counts, name: str = "macro_f1") -> Measured:
-  """The mean F1 of the classes of counts [n, 3, C] that occur, predicted or gold."""
+def macro_f1(counts, classes: Sequence[str], name: str = "macro_f1") -> Measured:
+  """The mean F1 of the C classes of counts [n, 3, C] that occur, predicted or gold."""
   counts = np.asarray(counts, np.float64)
 
   def value(sums):
@@ -106,13 +122,14 @@ def macro_f1(counts, name: str = "macro_f1") -> Measured:
     f1 = np.where(occurs, 2 * right / np.maximum(predicted + gold, 1), 0.0)
     return _over(f1.sum(-1), occurs.sum(-1))
 
-  return Measured(name, "max", counts.reshape(len(counts), -1), value)
+  rows = counts.reshape(len(counts), -1)
+  return Measured(name, "max", rows, value, classes=tuple(classes))
 
 
-def mcc(counts) -> Measured:
+def mcc(counts, classes: Sequence[str]) -> Measured:
   """Matthews' correlation of counts [n, 3, C] of single labels (Gorodkin 2004, R_K).
 
-  0 where a side has one class alone, as in scikit-learn.
+  0 where one class alone is predicted, as in scikit-learn; NaN where all gold labels are one.
   """
   counts = np.asarray(counts, np.float64)
 
@@ -120,10 +137,12 @@ def mcc(counts) -> Measured:
     right, predicted, gold = _thirds(sums)
     right, n = right.sum(-1), gold.sum(-1)
     both = right * n - (predicted * gold).sum(-1)
-    squares = (n**2 - (predicted**2).sum(-1)) * (n**2 - (gold**2).sum(-1))
-    return both / np.sqrt(np.where(squares > 0, squares, 1.0))  # 0 / 1 with one class
+    spread = n**2 - (gold**2).sum(-1)
+    squares = (n**2 - (predicted**2).sum(-1)) * spread
+    found = both / np.sqrt(np.where(squares > 0, squares, 1.0))  # 0 / 1 with one class
+    return np.where(spread > 0, found, np.nan)
 
-  return Measured("mcc", "max", counts.reshape(len(counts), -1), value)
+  return Measured("mcc", "max", counts.reshape(len(counts), -1), value, classes=tuple(classes))
 
 
 def pearson(predicted, gold) -> Measured:
@@ -146,13 +165,25 @@ def pearson(predicted, gold) -> Measured:
 def bleu(predicted, references, tokenizer: str = "13a", lowercase: bool = False) -> Measured:
   """Corpus BLEU, 0 to 100, through sacrebleu's statistics; see `text.bleu_rows`."""
   rows, metric = text.bleu_rows(predicted, references, tokenizer, lowercase)
-  return Measured("bleu", "max", rows, lambda sums: _each(metric, sums))
+  return _corpus("bleu", metric, rows, text.bleu_is_defined(metric, references))
 
 
 def chrf(predicted, references, word_order: int = 0) -> Measured:
   """Corpus chrF, 0 to 100, through sacrebleu's statistics; see `text.chrf_rows`."""
   rows, metric = text.chrf_rows(predicted, references, word_order)
-  return Measured("chrf", "max", rows, lambda sums: _each(metric, sums))
+  return _corpus("chrf", metric, rows, text.chrf_is_defined(references))
+
+
+def _corpus(name, metric, rows, defined) -> Measured:
+  """sacrebleu's metric of summed rows [n, k], NaN where none of them is `defined` [n]."""
+  rows = np.concatenate([rows, np.asarray(defined, np.float64)[:, None]], -1)
+
+  def value(sums):
+    flat = sums.reshape(-1, sums.shape[-1])
+    each = [text.score_of(metric, s[:-1]) if s[-1] else np.nan for s in flat]
+    return np.array(each).reshape(sums.shape[:-1])
+
+  return Measured(name, "max", rows, value)
 
 
 def interval(
@@ -182,25 +213,28 @@ def slices(
 ) -> list[dict]:
   """For each group of rows {"slice": group} and what `interval` says of its rows.
 
-  groups: [n], the group of each row. In ascending order (whole numbers in texts by their value:
+  groups: the group of each row that was asked for; those that the metric has no row of
+  (`Measured.at`) count for nothing. In ascending order (whole numbers in texts by their value:
   "5 to 9" before "10 to 20"), or by first row where the groups cannot be compared; together
   they hold every row once.
   """
-  if len(groups) != len(metric.rows):
+  if metric.places[-1] >= len(groups) or (metric.at is None and len(groups) > len(metric.rows)):
     raise JaxsftError(
       f"{len(groups)} groups for {len(metric.rows)} rows, expected one for each"
     )
-  members: dict[Hashable, list[int]] = {}
-  for index, group in enumerate(groups):
-    members.setdefault(group, []).append(index)
+  members: dict[Hashable, list[int]] = {group: [] for group in groups}
+  for index, place in enumerate(metric.places):
+    members[groups[place]].append(index)
   try:
     order = sorted(members, key=_natural)
   except TypeError:
     order = list(members)
   found = []
   for group in order:
-    part = Measured(metric.name, metric.direction, metric.rows[members[group]], metric.value)
-    found.append({"slice": group} | interval(part, resamples, level, seed))
+    nothing = {"n": 0, "value": None, "low": None, "high": None}
+    mine = members[group]
+    said = interval(metric.only(mine), resamples, level, seed) if mine else nothing
+    found.append({"slice": group} | said)
   return found
 
 
@@ -229,19 +263,50 @@ def compare(
 ) -> dict:
   """Two systems on the same rows: values, their difference, and how likely it is chance.
 
-  "baseline", "system" and "difference" (system - baseline) are values of the metric; "better"
-  names the better one by the metric's direction, None if they are equal. The rest is that of
-  `paired_bootstrap` and `approximate_randomisation`.
+  Rows that one of them has no answer to are left out; classes are told by their names.
+  {"metric", "not_compared": why} where their numbers mean different things.
+  "baseline", "system" and "difference" (system - baseline) are values of the metric, None where
+  undefined; "better" names the better one by the metric's direction, None if they are equal.
+  The rest is that of `paired_bootstrap` and `approximate_randomisation`.
   """
+  baseline, system, why = _aligned(baseline, system)
+  if why:
+    return {"metric": system.name, "not_compared": why}
   a, b = baseline.score, system.score
   gain = (b - a) if system.direction == "max" else (a - b)
   better = None if gain == 0 or np.isnan(gain) else "system" if gain > 0 else "baseline"
+  values = {"baseline": a, "system": b, "difference": b - a}
   return (
-    {"metric": system.name, "n": len(system.rows), "baseline": a, "system": b}
-    | {"difference": b - a, "better": better}
+    {"metric": system.name, "n": len(system.rows), "better": better}
+    | {name: None if np.isnan(one) else one for name, one in values.items()}
     | paired_bootstrap(baseline, system, resamples, level, seed)
     | approximate_randomisation(baseline, system, trials, seed)
   )
+
+
+def _aligned(baseline, system):
+  """Both on the rows and classes of both, and why they cannot be compared, or None."""
+  if baseline.at is None and system.at is None and len(baseline.rows) != len(system.rows):
+    _check_pair(baseline, system)  # says so
+  shared = np.intersect1d(baseline.places, system.places)
+  if not len(shared):
+    return baseline, system, "no row has an answer of both"
+  baseline, system = (one.only(np.isin(one.places, shared)) for one in (baseline, system))
+  if (baseline.unit or system.unit) and (baseline.rows[:, 1] != system.rows[:, 1]).any():
+    counts = [f"{one.rows[:, 1].sum():,.0f}" for one in (baseline, system)]
+    return baseline, system, f"they count {system.unit}s differently ({' and '.join(counts)})"
+  if baseline.classes != system.classes:
+    names = sorted({*baseline.classes, *system.classes})
+    baseline, system = (_by_class(one, names) for one in (baseline, system))
+  return baseline, system, None
+
+
+def _by_class(metric, names):
+  """The metric with its statistics in the order of the class names, 0 for those it lacks."""
+  counts = metric.rows.reshape(len(metric.rows), 3, len(metric.classes))
+  spread = np.zeros((len(counts), 3, len(names)))
+  spread[..., [names.index(name) for name in metric.classes]] = counts
+  return replace(metric, rows=spread.reshape(len(counts), -1), classes=tuple(names))
 
 
 def paired_bootstrap(
@@ -349,11 +414,6 @@ def _p_value(chance, observed):
     return None
   at_least = np.sum(chance >= abs(observed) - 1e-12 * max(1.0, abs(observed)))
   return float((at_least + 1) / (len(chance) + 1))
-
-
-def _each(metric, sums):
-  flat = sums.reshape(-1, sums.shape[-1])
-  return np.array([text.score_of(metric, s) for s in flat]).reshape(sums.shape[:-1])
 
 
 def _thirds(sums):

@@ -113,17 +113,28 @@ def bleu(
         f"without spaces between words, which the BLEU tokenizer {tokenizer!r} leaves whole; "
         "take 'zh', 'ja' or 'char'"
       )
-  if all(len(metric._preprocess_segment(text).split()) < 4 for text in texts):
+  if not any(bleu_is_defined(metric, references)):
     result["undefined"]["bleu"] = "no reference has 4 tokens"
     return result
   return {"bleu": score_of(metric, statistics.sum(0))} | result
+
+
+def bleu_is_defined(metric, references: Sequence) -> list[bool]:
+  """For each row whether a reference has the 4 tokens without which no text scores."""
+  tokens = lambda text: metric._preprocess_segment(text).split()
+  return [any(len(tokens(text)) >= 4 for text in row) for row in _as_lists(references)]
+
+
+def chrf_is_defined(references: Sequence) -> list[bool]:
+  """For each row whether a reference has a character."""
+  return [any(text.strip() for text in row) for row in _as_lists(references)]
 
 
 def chrf(predicted: Sequence[str], references: Sequence, word_order: int = 0) -> dict:
   """{"chrf", "chrf_signature", "undefined"} of the corpus as sacrebleu reports it."""
   statistics, metric = chrf_rows(predicted, references, word_order)
   result = {"chrf_signature": str(metric.get_signature()), "undefined": {}}
-  if not any(text.strip() for row in _lists(predicted, references) for text in row):
+  if not any(chrf_is_defined(references)):
     result["undefined"]["chrf"] = "every reference is empty"
     return result
   return {"chrf": score_of(metric, statistics.sum(0))} | result
@@ -263,6 +274,10 @@ def number_rows(predicted: Sequence[str], references: Sequence) -> dict[str, np.
   return dict(zip(names, columns, strict=True))
 
 
+def _as_lists(references):
+  return [[row] if isinstance(row, str) else list(row) for row in references]
+
+
 def _lists(predicted, references):
   """The references as one list a row, checked against the predictions."""
   if len(predicted) != len(references):
@@ -271,7 +286,7 @@ def _lists(predicted, references):
     )
   if not len(predicted):
     raise JaxsftError("there is no row to score; give a held-out set that has rows")
-  lists = [[row] if isinstance(row, str) else list(row) for row in references]
+  lists = _as_lists(references)
   for index, (text, row) in enumerate(zip(predicted, lists, strict=True)):
     if not row or not all(isinstance(t, str) for t in (text, *row)):
       raise JaxsftError(

@@ -184,7 +184,7 @@ def measured(found, context):
 def token_measured(found):
   """Those of `token_metrics`."""
   nll, tokens, right = np.array([row_sums(one) for one in found]).T
-  share = statistics.share("token_accuracy", right, tokens)
+  share = statistics.share("token_accuracy", right, tokens, unit="token")
   return [statistics.perplexity(nll, tokens), share]
 
 

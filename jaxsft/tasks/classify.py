@@ -294,7 +294,7 @@ def measured(found, context):
     wrong = np.mean(chosen != gold, -1)
     return [
       statistics.micro_f1(counts),
-      statistics.macro_f1(counts),
+      statistics.macro_f1(counts, context.labels),
       statistics.mean("subset_accuracy", wrong == 0),
       statistics.mean("hamming_loss", wrong, "min"),
     ]
@@ -302,6 +302,6 @@ def measured(found, context):
   counts = statistics.class_counts(predicted, gold, len(context.labels))
   return [
     statistics.accuracy(predicted, gold),
-    statistics.macro_f1(counts),
-    statistics.mcc(counts),
+    statistics.macro_f1(counts, context.labels),
+    statistics.mcc(counts, context.labels),
   ]

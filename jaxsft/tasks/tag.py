@@ -302,8 +302,9 @@ def measured(found, context):
   predicted, gold = zip(*_pairs(found, context), strict=True)
   own = spelling.scheme(context.labels)
   types = {*context.labels, "O"} if own == "plain" else spelling.types(context.labels)
-  counts = statistics.type_counts(tagging.counts(predicted, gold, own), sorted(types))
+  types = sorted(types)
+  counts = statistics.type_counts(tagging.counts(predicted, gold, own), types)
   hits = [sum(map(str.__eq__, *pair)) for pair in zip(predicted, gold, strict=True)]
   share = statistics.share("accuracy", hits, [len(tags) for tags in gold])
-  macro = statistics.macro_f1(counts)
+  macro = statistics.macro_f1(counts, types)
   return [share, macro] if own == "plain" else [statistics.micro_f1(counts, "f1"), macro, share]

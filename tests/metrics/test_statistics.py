@@ -1,5 +1,6 @@
 """Intervals against scipy, significance against sacrebleu and the binomial test."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -14,7 +15,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics, tagging
+from jaxsft.metrics import statistics, tagging, text
 from tests.metrics.test_text import CHINESE, ENGLISH, shuffled, streams
 
 N, CLASSES = 40, 3
@@ -51,12 +52,15 @@ def measured(name):
       statistics.perplexity(lengths * y, lengths),
       lambda i: np.exp(np.average(y[i], weights=lengths[i])),
     ),
-    "macro_f1": (statistics.macro_f1(counts), lambda i: f1(i, "macro")),
+    "macro_f1": (statistics.macro_f1(counts, "abc"), lambda i: f1(i, "macro")),
     "micro_f1": (statistics.micro_f1(counts), lambda i: f1(i, "micro")),
-    "mcc": (statistics.mcc(counts), lambda i: sk.matthews_corrcoef(gold[i], predicted[i])),
+    "mcc": (
+      statistics.mcc(counts, "abc"),
+      lambda i: sk.matthews_corrcoef(gold[i], predicted[i]),
+    ),
     "pearson": (statistics.pearson(x, y), lambda i: stats.pearsonr(x[i], y[i]).statistic),
     "span_f1": (statistics.micro_f1(types), lambda i: spans(i)["f1"]),
-    "span_macro_f1": (statistics.macro_f1(types), lambda i: spans(i)["macro_f1"]),
+    "span_macro_f1": (statistics.macro_f1(types, ("A", "B")), lambda i: spans(i)["macro_f1"]),
     "bleu": (statistics.bleu(texts, references), lambda i: corpus(BLEU(), i)),
     "chrf": (statistics.chrf(texts, references), lambda i: corpus(CHRF(), i)),
   }[name]
@@ -139,6 +143,62 @@ def test_slices_hold_every_row_once_and_stand_alone():
   assert [row["slice"] for row in mixed] == [None, "x", 1]
   with pytest.raises(JaxsftError, match="3 groups for 40 rows"):
     statistics.slices(metric, [1, 2, 3])
+
+
+def test_slices_of_some_of_the_rows():
+  """A group is of the rows that count; one without any has no value."""
+  metric = dataclasses.replace(statistics.mean("x", [1.0, 3.0, 5.0]), at=np.array([0, 2, 3]))
+  found = statistics.slices(metric, ["a", "b", "a", "a", "b"], resamples=9)
+  assert [(one["slice"], one["n"], one["value"]) for one in found] == [
+    ("a", 3, 3),
+    ("b", 0, None),
+  ]
+  assert found[1]["low"] is None
+  with pytest.raises(JaxsftError, match="3 groups for 3 rows"):
+    statistics.slices(metric, ["a", "b", "a"])
+
+
+def test_classes_are_told_by_their_names():
+  """Two systems of the same answers, whose heads have the labels in another order, or more."""
+  predicted, gold = labels()
+  other = np.roll(predicted, 1)
+  expected = None
+  for names in ("abc", "cab", "xacby"):
+    at = np.array([names.index("abc"[i]) for i in range(CLASSES)])
+    system = statistics.class_counts(at[other], at[gold], len(names))
+    baseline = statistics.class_counts(predicted, gold, CLASSES)
+    for make in (statistics.macro_f1, statistics.mcc):
+      said = statistics.compare(make(baseline, "abc"), make(system, names), 50, 200)
+      expected = {**(expected or {}), make: (expected or {}).get(make, said)}
+      assert said == pytest.approx(expected[make])
+
+
+def test_only_rows_that_both_have_are_compared():
+  a = dataclasses.replace(statistics.mean("x", [1.0, 0.0, 1.0]), at=np.array([0, 1, 2]))
+  b = dataclasses.replace(statistics.mean("x", [0.0, 1.0, 0.0, 0.0]), at=np.array([1, 2, 7, 9]))
+  said = statistics.compare(a, b, 50, 50)
+  assert (said["n"], said["difference"], said["better"]) == (2, 0.0, None)
+  none = dataclasses.replace(b, at=np.array([5, 6, 7, 9]))
+  assert "no row" in statistics.compare(a, none)["not_compared"]
+
+
+def test_tokens_of_two_tokenizers_are_not_compared():
+  words, bytes_ = (statistics.perplexity([50.0, 60.0], [n, n]) for n in (25, 100))
+  said = statistics.compare(words, bytes_)
+  assert said == {
+    "metric": "perplexity",
+    "not_compared": "they count tokens differently (50 and 200)",
+  }
+  assert statistics.compare(words, words, 9, 9)["difference"] == 0
+
+
+def test_bleu_is_undefined_where_text_says_so():
+  short = statistics.bleu(["no", "yes"], ["no", ["yes", "aye aye"]])
+  assert math.isnan(short.score) and "bleu" in text.bleu(["no"], ["no"])["undefined"]
+  one = statistics.bleu(["a b c d", "no"], ["a b c d", "no"])
+  assert one.score == pytest.approx(100) and math.isnan(one.only([1]).score)
+  empty = statistics.chrf(["no", "a"], ["", "a"])
+  assert math.isnan(empty.only([0]).score) and empty.score > 0
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
@@ -269,15 +329,19 @@ def test_mcnemar_of_many_rows():
 
 def test_a_constant_side_has_the_values_of_scikit_learn():
   counts = statistics.class_counts([1, 1, 1], [0, 1, 1], 2)
-  assert statistics.mcc(counts).score == sk.matthews_corrcoef([0, 1, 1], [1, 1, 1]) == 0.0
+  assert statistics.mcc(counts, "ab").score == sk.matthews_corrcoef([0, 1, 1], [1, 1, 1]) == 0.0
   assert math.isnan(statistics.pearson([0.1] * 3, [1, 2, 3]).score)
+  counts = statistics.class_counts([0, 1, 1], [1, 1, 1], 2)
+  assert math.isnan(
+    statistics.mcc(counts, "ab").score
+  )  # as classification.single leaves it out
 
 
 def test_a_class_counts_where_it_is_predicted_or_gold():
   counts = statistics.class_counts([0, 2, 1], [0, 1, 1], 4)
   assert counts[1].tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
   expected = sk.f1_score([0, 1, 1], [0, 2, 1], average="macro", zero_division=0)
-  assert statistics.macro_f1(counts).score == pytest.approx(expected)
+  assert statistics.macro_f1(counts, "abcd").score == pytest.approx(expected)
 
 
 def test_pearson_of_large_numbers_is_not_rounded_away():
