@@ -7,7 +7,7 @@ Which rows are answered follows from their ids alone, so that evaluations can be
 import hashlib
 
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import frames, writing
+from jaxsft.generation import frames, prompts, writing
 from jaxsft.metrics import generated
 
 
@@ -26,33 +26,33 @@ def settings(config):
 def answered(found, network, params, task, context, *, count, **rules):
   """([tasks.Found], some of them with an answer; what was counted) of rows with references.
 
-  count: rows to answer, those of the smallest sha256 of their id; -1: all. rules: of `texts`.
-  Counted are the rows that were "answered", "answers_at_limit", which max_new_tokens may have
-  cut, and "unanswerable" rows, whose place the next one takes: without a question, without an
-  answer to compare with, or with a prompt that leaves no room for one.
+  count: rows to answer, those of the smallest sha256 of their id; -1: all. rules: of
+  `writing.written`. Counted are the rows that were "answered", "answers_at_limit", which
+  max_new_tokens may have cut, and "unanswerable" rows, whose place the next one takes: without
+  a question, without an answer to compare with, or with a prompt that leaves no room for one.
   Raises JaxsftError where no row is left.
   """
-  prompts, passed, limit = {}, 0, rules["max_new_tokens"]
+  asked, passed, limit = {}, 0, rules["max_new_tokens"]
   for i in by_hash([one.row.id for one in found]):
-    if len(prompts) == count:
+    if len(asked) == count:
       break
     prompt = task.prompt(found[i].row, context) if task.references(found[i].row) else None
-    if prompt is None or not fits(network, prompt, limit):
+    if prompt is None or prompts.room(network, len(prompt), limit):
       passed += 1
     else:
-      prompts[i] = prompt
-  if not prompts:
+      asked[i] = prompt
+  if not asked:
     raise JaxsftError(
       f"none of {len(found)} held-out rows can be answered: they have no question and answer, "
       f"or their prompts leave no room for {limit} new tokens; set config.evaluate.generate to "
       "0, or lower config.evaluate.max_new_tokens"
     )
-  said = texts(network, params, context.tokenizer, list(prompts.values()), **rules)
-  said = dict(zip(prompts, said, strict=True))
-  counts = {"answered": len(said), "answers_at_limit": sum(cut for _, cut in said.values())}
+  said = writing.written(network, params, context.tokenizer, list(asked.values()), **rules)
+  said = {i: best for i, (best,) in zip(asked, said, strict=True)}
+  counts = {"answered": len(said), "answers_at_limit": sum(one.full for one in said.values())}
   counts |= {"unanswerable": passed} if passed else {}
   return [
-    one._replace(texts=(said[i][0],)) if i in said else one for i, one in enumerate(found)
+    one._replace(texts=(said[i].text,)) if i in said else one for i, one in enumerate(found)
   ], counts
 
 
@@ -60,29 +60,6 @@ def by_hash(ids):
   """Indices of the ids in an order that follows from each of them alone."""
   digest = lambda i: hashlib.sha256(ids[i].encode(errors="surrogatepass")).digest()
   return sorted(range(len(ids)), key=lambda i: (digest(i), i))
-
-
-def fits(network, prompt, max_new_tokens):
-  """Whether the model has positions for a prompt and so many new tokens.
-
-  Raises UsageError where it never has.
-  """
-  room = network.arch.max_positions
-  if max_new_tokens >= room:
-    raise UsageError(
-      f"max_new_tokens is {max_new_tokens}, expected less than the model's {room} positions; "
-      "lower config.evaluate.max_new_tokens, or the flag of that name"
-    )
-  return len(prompt) + (0 if network.has_source else max_new_tokens) <= room
-
-
-def texts(network, params, tokenizer, prompts, **rules):
-  """[(text without special tokens, whether it took all of max_new_tokens)] of prompts (ids).
-
-  rules: of `writing.written`.
-  """
-  found = writing.written(network, params, tokenizer, prompts, **rules)
-  return [(best.text, best.full) for (best,) in found]
 
 
 def frame_of(base, context):
@@ -97,7 +74,12 @@ def check(config, data, network):
   """
   if not config.evaluate.generate:
     return
-  fits(network, (), config.evaluate.max_new_tokens)
+  limit, most = config.evaluate.max_new_tokens, network.arch.max_positions
+  if limit >= most:
+    raise UsageError(
+      f"config.evaluate.max_new_tokens is {limit}, expected less than the model's {most} "
+      "positions; lower it"
+    )
   gold = [data.task.references(row) for row in data.held_out.rows]
   gold = [texts for texts in gold if texts]
   for names, rows in (

@@ -11,7 +11,7 @@ import numpy as np
 from jaxsft import answering, evaluate, export, results, step, tasks, weights
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError
-from jaxsft.generation import prompts, stops
+from jaxsft.generation import prompts, stops, writing
 
 SAMPLES = 3
 
@@ -155,7 +155,7 @@ def show_samples(job, state, when):
   if not hasattr(job.data.task, "prompt") or not limit:
     return []
   known = samples(job)
-  fit = [one for one in known if answering.fits(job.network, one[1], limit)]
+  fit = [one for one in known if not prompts.room(job.network, len(one[1]), limit)]
   if len(fit) < len(known):
     job.logger.say(f"{len(known) - len(fit)} sample prompts are too long to be answered")
   if not fit:
@@ -165,10 +165,10 @@ def show_samples(job, state, when):
   del rules["count"]
   with job.logger.pause():
     asked = [ids for _, ids, _ in fit]
-    said = answering.texts(job.network, params, job.base.tokenizer, asked, **rules)
+    said = writing.written(job.network, params, job.base.tokenizer, asked, **rules)
   shown = []
-  for (text, _, gold), (answer, _) in zip(fit, said, strict=True):
-    shown.append({"prompt": text, "answer": answer} | ({"gold": gold[0]} if gold else {}))
+  for (text, _, gold), (best,) in zip(fit, said, strict=True):
+    shown.append({"prompt": text, "answer": best.text} | ({"gold": gold[0]} if gold else {}))
   job.logger.samples(when, shown)
   return shown
 

@@ -42,6 +42,7 @@ from jaxsft import config as config_lib
 from jaxsft.data import clean, fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, defaults, stops, writing
+from jaxsft.generation.prompts import room
 
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 
@@ -49,7 +50,7 @@ BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules):
   """What the task decodes for each of `rows` (dicts with the task's fields), in their order.
 
-  temperature, threshold: see labels.scoring. rules: of `answering.texts`, for models that write
+  temperature, threshold: see labels.scoring. rules: of `writing.written`, for models that write
   (max_new_tokens, num_beams, …); what is not given is the checkpoint's. Raises JaxsftError for
   a row without what the task needs.
   """
@@ -95,7 +96,7 @@ def _writer(model, task, params, mesh, given):
   """A `predictor` of texts: {"text"}, with "cut" where max_new_tokens may have ended one and
   "source_cut" where the model was shown but the beginning of a source.
 
-  given: of `answering.texts`; what is not is the checkpoint's, as in `writing.answer`.
+  given: of `writing.written`; what is not is the checkpoint's, as in `writing.answer`.
   """
   followed, rest = defaults.settings_of(model.base, given)
   defaults.say(model.base, rest)
@@ -108,20 +109,19 @@ def _writer(model, task, params, mesh, given):
     prompts = []
     for row in rows:
       prompt = task.prompt(row, model.context)
-      if prompt is None or not answering.fits(model.network, prompt, rules["max_new_tokens"]):
-        raise JaxsftError(
-          f"{row.where}: "
-          + ("asks nothing" if prompt is None else f"has {len(prompt)} tokens")
-          + f", expected a question that leaves room for {rules['max_new_tokens']} new tokens; "
-          "correct the row, or lower max_new_tokens"
-        )
+      if prompt is None:
+        raise JaxsftError(f"{row.where}: asks nothing, expected a question; correct the row")
+      if reason := room(model.network, len(prompt), rules["max_new_tokens"]):
+        raise JaxsftError(f"{row.where}: {reason}")
       prompts.append(prompt)
     with jax.set_mesh(mesh):
-      said = answering.texts(model.network, params, model.tokenizer, prompts, **rules)
+      said = writing.written(model.network, params, model.tokenizer, prompts, **rules)
     whole = [not task.SOURCE or task.whole(row, model.context) for row in rows]
     return [
-      {"text": text} | ({"cut": True} if cut else {}) | ({} if uncut else {"source_cut": True})
-      for (text, cut), uncut in zip(said, whole, strict=True)
+      {"text": best.text}
+      | ({"cut": True} if best.full else {})
+      | ({} if uncut else {"source_cut": True})
+      for (best,), uncut in zip(said, whole, strict=True)
     ]
 
   return answer

@@ -11,7 +11,7 @@ from jaxsft import answering, families, job, models, prepare, pretrained, tasks,
 from jaxsft import config as config_lib
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches
+from jaxsft.generation import batches, writing
 from jaxsft.tasks import chat
 from tests import tiny
 
@@ -95,18 +95,6 @@ def test_rows_that_cannot_be_answered_are_counted_and_replaced(llama):
     answered(llama, [rows[first[0]], tasks.Found(plain, [], [])], -1)
 
 
-def test_room():
-  decoder, encoder_decoder = (
-    SimpleNamespace(arch=SimpleNamespace(max_positions=10), has_source=has)
-    for has in (False, True)
-  )
-  assert answering.fits(decoder, [1] * 6, 4) and not answering.fits(decoder, [1] * 7, 4)
-  assert answering.fits(encoder_decoder, [1] * 10, 9)
-  assert not answering.fits(encoder_decoder, [1] * 11, 9)
-  with pytest.raises(UsageError, match=r"max_new_tokens is 10, expected less than .* 10"):
-    answering.fits(decoder, (), 10)
-
-
 def test_what_would_end_the_first_evaluation_ends_before_the_first_update(llama):
   config = SimpleNamespace(evaluate=config_lib.Evaluate(generate=2, max_new_tokens=ROOM))
   context = dataclasses.replace(llama.context, text_metrics=("answer_accuracy",))
@@ -120,7 +108,7 @@ def test_what_would_end_the_first_evaluation_ends_before_the_first_update(llama)
   data.held_out.rows = rows
   answering.check(none, data, llama.network)
   long = SimpleNamespace(evaluate=config_lib.Evaluate(generate=2, max_new_tokens=999))
-  with pytest.raises(UsageError, match="512 positions"):
+  with pytest.raises(UsageError, match=r"max_new_tokens is 999, .* 512 positions"):
     answering.check(long, data, llama.network)
 
 
@@ -152,9 +140,9 @@ def worse(tmp_path_factory):
 
     def texts(network, params, tokenizer, prompts, **rules):
       asked.append((prompts, rules))
-      return [("katze", False)] * len(prompts)
+      return [[writing.Answer("katze", 0.0, False)]] * len(prompts)
 
-    patch.setattr(answering, "texts", texts)
+    patch.setattr(writing, "written", texts)
     run = train.finetune(config, root / "run")
   return run, asked
 
@@ -199,7 +187,7 @@ def test_predictions_of_a_chat_model(llama):
   assert any("cut" in one for one in llama.predict(rows, max_new_tokens=1))
   with pytest.raises(JaxsftError, match="row 0: asks nothing"):
     llama.predict([{"text": "a cat"}])
-  with pytest.raises(JaxsftError, match=r"row 0: has \d+ tokens, expected a question that"):
+  with pytest.raises(JaxsftError, match=r"row 0: has \d+ tokens, with max_new_tokens"):
     llama.predict([{"prompt": "a cat " * 200}])
 
 

@@ -2,6 +2,7 @@
 loop. The device's is in growth.py, texts are in writing.py."""
 
 import weakref
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jaxsft import sharding, weights
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import growth, sampling
 from jaxsft.generation.frames import Frame
+from jaxsft.generation.prompts import room
 from jaxsft.models import decoder
 
 READ = 512  # tokens of a prompt that are read at once; their scores are READ x room
@@ -64,52 +66,67 @@ def continuations(
   frame=None,
   on_token=None,
   until=None,
-  progress=None,
   **settings,
 ):
-  """For each prompt (a list of ids) its num_return best `Continuation`s, best first.
+  """For each prompt (a list of ids) at most num_return `Continuation`s, the best first.
 
-  settings: of `sampling.Rules`. Token i of a row is drawn with fold_in(key(seed), i): neither
-  other prompts nor batch_size (rows at a time, beams included) change what it is. seed: a
-  number, or one for each prompt; further answers to a prompt have the numbers after it. Ids
-  from vocab_limit on are never chosen. frame: a `target.Frame`; encoder-decoders, whose
+  settings: of `sampling.Rules`. Token i of answer n to a prompt is drawn with the key of seed
+  into which the crc32 of the prompt's ids, n and i are folded, one after the other: neither
+  other prompts nor batch_size (rows at a time, beams included) change what it is, and the
+  same prompt twice has the same answers. seed: a number, or one for each prompt.
+  Ids from vocab_limit on are never chosen. frame: a `frames.Frame`; encoder-decoders, whose
   prompts are sources, need its start; None: the architecture's alone.
   on_token(prompt's index, new ids) is called as they come; until(new ids) is the number of
-  them after which an answer has ended, or None; progress(done, all) counts prompts. Without
-  the first two the device is waited for once a batch. Programs are compiled for buckets: of
-  rows, of prompt lengths, of prompt and answer.
-  Raises JaxsftError for an empty prompt, an id outside of the vocabulary, more tokens than
-  the model has positions, and logits that are not numbers; UsageError for settings that
-  exclude each other.
+  them after which an answer has ended, or None. Without these two the device is waited for
+  once a batch. Programs are compiled for buckets: of rows, of prompt lengths, of prompt and
+  answer.
+  There are fewer answers where beams find no more that end. Raises JaxsftError for an empty
+  prompt, an id outside of the vocabulary, more tokens than the model has positions, logits
+  that are not finite, and rules that let no token come; UsageError for settings that are
+  unknown, or exclude each other.
   """
-  rules, limit = sampling.Rules(**settings), int(max_new_tokens)
+  rules = sampling.rules_of(settings)
+  limit = sampling.whole("max_new_tokens", max_new_tokens, 1)
+  num_return = sampling.whole("num_return", num_return, 1)
   parts = rules.parts(num_return)
   frame = frame or Frame(getattr(network.arch, "decoder_start", None))
   _check(network, prompts, limit, frame)
-  _check_parts(parts, num_return, on_token, until, network.arch.vocab)
+  _check_ids(network.arch.vocab, stop_ids, frame)
+  _check_rules(rules, parts, limit, num_return, on_token, until, network.arch.vocab)
+  seeds = _seeds(seed, prompts)
   if limit == 1 and frame.first is not None:
-    only = [] if frame.last is not None else [frame.first]
+    only = [] if frame.last else [frame.first]
     return [[Continuation(only, 0.0)] for _ in prompts]
   params = _straight(params)
   numbers = rules.numbers | _limits(network.arch.vocab, stop_ids, vocab_limit, frame, limit)
-  seeds = np.broadcast_to(np.asarray(seed).astype(np.uint32), len(prompts))
   each, rows = _rows(len(prompts), batch_size, parts.copies)
   # The longest first: what does not fit in memory is known at once.
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   found = [None] * len(prompts)
   for first in range(0, len(order), each):
     mine = order[first : first + each]
-    own = seeds[mine][:, None] + np.arange(parts.copies, dtype=np.uint32)
-    own = np.pad(own.reshape(-1), (0, rows * parts.copies - own.size))
+    own = np.zeros((rows, parts.copies, 3), np.uint32)
+    own[: len(mine), :, :2] = seeds[mine][:, None]
+    own[:, :, 2] = np.arange(parts.copies)
     given = [prompts[i] for i in mine]
-    more = {"seeds": own, "prompts": _padded_lengths(given, rows)}
+    more = {"seeds": own.reshape(-1, 3), "prompts": _padded_lengths(given, rows)}
     batch = _Batch(network, params, given, numbers | more, parts, limit, rows, frame)
     report = on_token and (lambda row, ids, mine=mine: on_token(mine[row], ids))
     for i, answers in zip(mine, _answers(batch, report, until), strict=True):
       found[i] = answers[:num_return]
-    if progress:
-      progress(first + len(mine), len(prompts))
   return found
+
+
+def _seeds(seed, prompts):
+  """[N,2] uint32: what the draws for each prompt follow from, its seed and its own ids."""
+  seeds = [seed] * len(prompts) if np.ndim(seed) == 0 else list(seed)
+  if len(seeds) != len(prompts):
+    raise UsageError(
+      f"seed has {len(seeds)} numbers for {len(prompts)} prompts, expected one each"
+    )
+  seeds = [sampling.whole("seed", one, 0, 2**32 - 1) for one in seeds]
+  crcs = [zlib.crc32(np.asarray(prompt, "<i4").tobytes()) for prompt in prompts]
+  return np.array([seeds, crcs], np.uint32).T
 
 
 def _rows(prompts, batch_size, copies):
@@ -123,53 +140,58 @@ def _rows(prompts, batch_size, copies):
 
 def _limits(vocab, stop_ids, vocab_limit, frame, limit):
   """Arguments of a program that say what it chooses; padded, so that counts are no part."""
-  last = -1 if frame.last is None else frame.last
-  stop_ids = {*stop_ids, *({last} - {-1})}
 
   def padded(ids):
     return np.array([*ids, *[-1] * (bucket(len(ids)) - len(ids))], np.int32)  # no token is -1
 
   return {
-    "stop_ids": padded(sorted(stop_ids)),
+    "stop_ids": padded(sorted({*stop_ids, *frame.last})),
     "banned": padded(frame.banned),
     "vocab_limit": np.int32(vocab if vocab_limit is None else min(vocab_limit, vocab)),
-    "last": np.int32(last),
+    "last": padded(frame.last),
     "limit": np.int32(limit),
   }
 
 
 def _check(network, prompts, limit, frame):
-  arch = network.arch
   if network.head.kind != "lm":
     raise JaxsftError(
       f"found a network with a {network.head.kind!r} head, expected a language model; "
       "only those generate text"
     )
-  if limit < 1:
-    raise UsageError(f"max_new_tokens is {limit}, expected at least 1")
   if network.has_source and frame.start is None:
     raise JaxsftError("found no token that targets begin with: give `generate` a frame")
   for i, prompt in enumerate(prompts):
     if not len(prompt):
       raise JaxsftError(f"prompt {i} is empty, expected at least one token to go on from")
-    vocab = getattr(arch, "source_vocab", None) or arch.vocab
+    vocab = getattr(network.arch, "source_vocab", None) or network.arch.vocab
     if min(prompt) < 0 or max(prompt) >= vocab:
       wrong = next(int(t) for t in prompt if not 0 <= t < vocab)
       raise JaxsftError(
         f"prompt {i} contains the token {wrong}, the model's vocabulary ends at "
         f"{vocab - 1}; use the tokenizer that belongs to the model"
       )
-    apart = network.has_source and max(len(prompt), 1 + limit) <= arch.max_positions
-    if not apart and len(prompt) + limit > arch.max_positions:
+    if reason := room(network, len(prompt), limit):
+      raise JaxsftError(f"prompt {i} {reason}")
+
+
+def _check_ids(vocab, stop_ids, frame):
+  named = {"a stop id": stop_ids, "the start of targets": [frame.start]}
+  named |= {"the first token of answers": [frame.first], "their last token": frame.last}
+  for what, ids in (named | {"a banned token": frame.banned}).items():
+    if wrong := [i for i in ids if i is not None and not 0 <= i < vocab]:
       raise JaxsftError(
-        f"prompt {i} has {len(prompt)} tokens, with max_new_tokens={limit} that is more "
-        f"than the model's {arch.max_positions} positions; shorten it or ask for fewer"
+        f"{what} is {wrong[0]}, the model's vocabulary ends at {vocab - 1}; use the tokenizer "
+        "that belongs to the model, or correct its generation_config.json and config.json"
       )
-    if not network.has_source:
-      decoder.check_growth(arch, len(prompt), limit)
 
 
-def _check_parts(parts, num_return, on_token, until, vocab):
+def _check_rules(rules, parts, limit, num_return, on_token, until, vocab):
+  if rules.min_new_tokens > limit:
+    raise UsageError(
+      f"min_new_tokens is {rules.min_new_tokens}, expected at most max_new_tokens={limit}: "
+      "lower it, or give more max_new_tokens"
+    )
   if parts.beams and parts.copies > vocab:
     raise UsageError(f"num_beams is {parts.copies}, expected at most the vocabulary of {vocab}")
   if on_token and num_return > 1:
@@ -271,7 +293,9 @@ def _prompts(batch):
     piece = np.s_[:, at : at + READ]
     rest = (inputs[piece], segments[piece], batch.numbers)
     last = at + READ >= inputs.shape[1]
-    state = growth.read(batch.network, batch.params, state, *rest, last=last, **how)
+    copied = last and state is not None and batch.parts.copies > 1
+    read = growth.read_into_copies if copied else growth.read
+    state = read(batch.network, batch.params, state, *rest, last=last, **how)
   return state, 1
 
 
@@ -303,12 +327,19 @@ def _padded_lengths(prompts, rows):
 
 
 def _on_host(state, *names):
-  """The named entries of the state; waits for the device. Raises JaxsftError for NaN."""
-  *found, broken = (weights.params.on_host(state[name]) for name in (*names, "broken"))
+  """The named entries of the state; waits for the device. Raises JaxsftError where no token
+  could be chosen."""
+  names = (*names, "broken", "stuck")
+  *found, broken, stuck = (weights.params.on_host(state[name]) for name in names)
   if broken.any():
     raise JaxsftError(
-      f"the logits of row {int(np.argmax(broken))} of a batch are not numbers; the weights "
+      f"the logits of row {int(np.argmax(broken))} of a batch are not finite; the weights "
       "are damaged, or overflow in this dtype: check the checkpoint or use float32"
+    )
+  if stuck.any():
+    raise JaxsftError(
+      f"no token may come next in row {int(np.argmax(stuck))} of a batch: what the rules "
+      "(no_repeat_ngram_size, min_new_tokens, banned tokens) leave out is all; relax one"
     )
   return found
 

@@ -39,7 +39,7 @@ def choose(logits, network, state, numbers, parts):
   """The state with the next token of each beam, from logits [B*W,V] float32."""
   W, places = parts.copies, state["cache"]["lengths"]
   by_prompt = lambda x: x.reshape(-1, W)[:, 0]  # of what all beams of a prompt share
-  broken = jnp.isnan(jnp.max(logits, -1))
+  broken = ~jnp.all(jnp.isfinite(logits), -1)
   row = {name: state.get(name) for name in ("tokens", "seen")}
   row |= {"places": places, "new": places - state["prompts"]}
   log_p = sampling.ruled(jax.nn.log_softmax(logits), numbers, parts, row)
@@ -52,12 +52,14 @@ def choose(logits, network, state, numbers, parts):
   rows = jnp.where(live[:, None], rows, jnp.arange(W))
   ids, alive = ids.reshape(-1), jnp.repeat(goes_on, W)
   broken = state["broken"] | (state["live"] & broken)
+  stuck = live & (scores[:, 0] == -jnp.inf) & (found["scores"][:, 0] == -jnp.inf)
   state = take_rows(network, state, rows)
   at = jnp.where(alive, places, state["tokens"].shape[1])
   chosen = {
     "tokens": state["tokens"].at[jnp.arange(len(at)), at].set(ids, mode="drop"),
     "live": alive,
     "broken": broken,
+    "stuck": state["stuck"] | jnp.repeat(stuck, W),
     "scores": scores.reshape(-1),
     "found": found,
   }

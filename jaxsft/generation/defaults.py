@@ -112,6 +112,11 @@ def settings_of(base, given):
       rest[name] = value
     elif ours and (name == ours or ours not in found):
       found[ours] = value
+  most = given.get("max_new_tokens", found.get("max_new_tokens"))
+  if most is not None and found.get("min_new_tokens", 0) > most:
+    found["min_new_tokens"] = most  # no stop comes before the limit
+  if found.get("early_stopping") and given.get("num_beams", found.get("num_beams", 1)) == 1:
+    rest["early_stopping"] = found.pop("early_stopping")
   return found, {name: value for name, value in rest.items() if name not in given}
 
 

@@ -15,8 +15,8 @@ class Frame:
   """First input of an encoder-decoder's decoder; no part of the answer. None: a decoder."""
   first: int | None = None
   """First token of every answer, whatever the model says (mBART: the language)."""
-  last: int | None = None
-  """What ends an answer at max_new_tokens, in the place of its last token."""
+  last: tuple[int, ...] = ()
+  """What ends an answer at max_new_tokens, in the place of its last token: one of these."""
   banned: tuple[int, ...] = ()
   """Tokens that are never chosen."""
 
@@ -40,7 +40,9 @@ def frame_of(base):
   ends = ends if isinstance(ends, list) else [ends]
   words = [word[0] for word in words if word[0] not in ends]
   banned = (*words, *(merged.get("suppress_tokens") or ()))
-  return Frame(start, first, _one(merged, "forced_eos_token_id", None), banned)
+  last = merged.get("forced_eos_token_id")
+  last = [] if last is None else last if isinstance(last, list) else [last]
+  return Frame(start, first, tuple(_id("forced_eos_token_id", i) for i in last), banned)
 
 
 def _begin(base, merged):
@@ -62,8 +64,10 @@ def _one(config, name, absent):
   value = config.get(name)
   if value is None:
     return absent
-  if isinstance(value, list) and len(value) == 1:
-    return value[0]
+  return _id(name, value[0] if isinstance(value, list) and len(value) == 1 else value)
+
+
+def _id(name, value):
   if not isinstance(value, int):
     raise JaxsftError(f"{name} is {value!r}, expected the id of one token: correct config.json")
   return value

@@ -2,11 +2,11 @@
 
 The state of a batch, beside the cache: x [B,D], the hidden states that the next tokens are
 chosen from; tokens [B,S], prompts and answers; prompts [B], the lengths of the prompts;
-live [B], rows that go on; broken [B], rows whose logits are not numbers; seen [B,V], where
-repetitions are penalised. Of a row, the cache holds lengths tokens; while it is live, its
-newest token is not among them. Once the prompts are read each has `parts.copies` rows, side
-by side: either beams (see beams.py), or answers of their own, with log_p [B,S], what the
-model gave to every token that was chosen, the stop id included.
+live [B], rows that go on; broken [B], rows whose logits are not finite; stuck [B], rows in
+which no token may come; seen [B,V], where repetitions are penalised. Of a row, the cache holds
+lengths tokens; while it is live, its newest token is not among them. Once the prompts are read
+each has `parts.copies` rows, side by side: either beams (see beams.py), or answers of their
+own, with log_p [B,S], what the model gave to every token that was chosen, the stop id included.
 """
 
 from functools import partial
@@ -18,8 +18,7 @@ from jaxsft import sharding
 from jaxsft.generation import beams, sampling
 
 
-@partial(jax.jit, static_argnames=("network", "parts", "room", "last"), donate_argnames="state")
-def read(network, params, state, inputs, segments, numbers, *, parts, room, last):
+def _read(network, params, state, inputs, segments, numbers, *, parts, room, last):
   """The state after one more piece of the prompts [B,T]; after the last, a token each."""
   inputs, segments = (sharding.constrain(x, sharding.ROWS, None) for x in (inputs, segments))
   if state is None:
@@ -39,6 +38,11 @@ def read(network, params, state, inputs, segments, numbers, *, parts, room, last
     ids = jnp.where(segments > 0, inputs, network.arch.vocab)
     state["seen"] = state["seen"].at[rows, ids].set(True, mode="drop")
   return _first(network, params, state, numbers, parts) if last else _over_rows(state)
+
+
+_static = {"static_argnames": ("network", "parts", "room", "last")}
+read = jax.jit(_read, **_static, donate_argnames="state")
+read_into_copies = jax.jit(_read, **_static)  # no buffer of the state fits what comes out
 
 
 @partial(jax.jit, static_argnames=("network", "parts", "room"))
@@ -86,6 +90,7 @@ def _empty(network, cache, prompts, parts):
     "prompts": prompts,
     "live": jnp.zeros(rows, bool),
     "broken": jnp.zeros(rows, bool),
+    "stuck": jnp.zeros(rows, bool),
   }
   if parts.penalised:
     state["seen"] = jnp.zeros((rows, network.arch.vocab), bool)
@@ -109,12 +114,13 @@ def _choose(network, params, state, numbers, parts):
   logits = network.vocabulary_logits(params, state["x"])
   if parts.beams:
     return _over_rows(beams.choose(logits, network, state, numbers, parts))
-  broken, places = jnp.isnan(jnp.max(logits, -1)), state["cache"]["lengths"]
+  broken, places = ~jnp.all(jnp.isfinite(logits), -1), state["cache"]["lengths"]
   row = {name: state.get(name) for name in ("tokens", "seen")}
   row |= {"places": places, "new": places - state["prompts"]}
   allowed = sampling.ruled(logits, numbers, parts, row)
-  token = sampling.choose(allowed, numbers, parts, numbers["seeds"], places)
-  live = state["live"] & ~broken & ~sampling.is_stop(token, numbers)
+  stuck = jnp.max(allowed, -1) == -jnp.inf
+  token = sampling.choose(allowed, numbers, parts, numbers["seeds"], row["new"])
+  live = state["live"] & ~broken & ~stuck & ~sampling.is_stop(token, numbers)
   log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], 1)[:, 0]
   log_p = jnp.where(sampling.forced(row["new"], numbers), 0.0, log_p)
   rows, room = jnp.arange(len(token)), state["tokens"].shape[1]
@@ -124,6 +130,7 @@ def _choose(network, params, state, numbers, parts):
     "log_p": state["log_p"].at[rows, scored].set(log_p, mode="drop"),
     "live": live,
     "broken": state["broken"] | (state["live"] & broken),
+    "stuck": state["stuck"] | (state["live"] & stuck),
   }
   if parts.penalised:
     chosen["seen"] = state["seen"].at[rows, token].set(True)

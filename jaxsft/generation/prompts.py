@@ -2,6 +2,7 @@
 
 from jaxsft.data import chat, messages
 from jaxsft.errors import JaxsftError
+from jaxsft.models import decoder
 
 
 def encode(prompt, tokenizer, template=None):
@@ -35,3 +36,15 @@ def encode_source(prompt, tokenizer, instruction=""):
   text = prompt.removeprefix(instruction)
   chat.refuse_control_tokens(text, tokenizer)
   return tokenizer(instruction + text)["input_ids"]
+
+
+def room(network, tokens, max_new_tokens):
+  """Why so many new tokens cannot follow a prompt of `tokens` tokens; None where they can."""
+  most, source = network.arch.max_positions, network.has_source
+  needed = max(tokens, 1 + max_new_tokens) if source else tokens + max_new_tokens
+  if needed > most:
+    return (
+      f"has {tokens} tokens, with max_new_tokens={max_new_tokens} that is more than the "
+      f"model's {most} positions; shorten it or ask for fewer"
+    )
+  return None if source else decoder.crossing(network.arch, tokens, max_new_tokens)

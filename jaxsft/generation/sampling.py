@@ -5,16 +5,19 @@ another temperature compiles nothing; which rules there are (`Parts`) is part of
 """
 
 import dataclasses
-import math
+from numbers import Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsft import config_values
 from jaxsft.errors import UsageError
 
 EARLY = (False, True, "never")  # values of early_stopping; a program is told the index
+WHOLE = ("top_k", "no_repeat_ngram_size", "min_new_tokens", "num_beams")
+REAL = ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty")
 
 
 class Parts(NamedTuple):
@@ -57,20 +60,21 @@ class Rules:
   one can come; False, when none is likely to."""
 
   def __post_init__(self):
-    whole = lambda name, least: (
-      f"a whole number of at least {least}",
-      isinstance(getattr(self, name), int) and getattr(self, name) >= least,
-    )
+    for name in WHOLE:
+      object.__setattr__(self, name, whole(name, getattr(self, name), int(name == "num_beams")))
+    most = float(np.finfo(np.float32).max)
+    for name in REAL:
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= most:
+        raise UsageError(f"{name} is {value}, expected a finite number")
     expected = {
-      "temperature": ("at least 0", self.temperature >= 0),
-      "top_k": ("at least 0 (0: all)", self.top_k >= 0),
+      "temperature": (
+        "0, or at least 0.0001",
+        self.temperature == 0 or self.temperature >= 1e-4,
+      ),
       "top_p": ("more than 0 and at most 1", 0 < self.top_p <= 1),
       "min_p": ("from 0 to 1", 0 <= self.min_p <= 1),
       "repetition_penalty": ("more than 0", self.repetition_penalty > 0),
-      "no_repeat_ngram_size": whole("no_repeat_ngram_size", 0),
-      "min_new_tokens": whole("min_new_tokens", 0),
-      "num_beams": whole("num_beams", 1),
-      "length_penalty": ("a finite number", math.isfinite(self.length_penalty)),
       "early_stopping": ("True, False or 'never'", self.early_stopping in EARLY),
     }
     for name, (words, holds) in expected.items():
@@ -81,14 +85,18 @@ class Rules:
         f"temperature is {self.temperature} and num_beams {self.num_beams}, expected one of "
         "them: beam search draws nothing; set temperature=0 or num_beams=1"
       )
+    for name in ("top_k", "top_p", "min_p"):  # no checkpoint's are followed: they were given
+      if not self.temperature and getattr(self, name) != getattr(Rules, name):
+        raise UsageError(
+          f"{name} is {getattr(self, name)} with temperature 0, which draws nothing; expected "
+          f"a temperature above 0: give one, or leave {name} out"
+        )
 
   @property
   def numbers(self):
     """The arguments of the program."""
-    whole = ("top_k", "no_repeat_ngram_size", "min_new_tokens")
-    numbers = {name: np.int32(getattr(self, name)) for name in whole}
-    real = ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty")
-    numbers |= {name: np.float32(getattr(self, name)) for name in real}
+    numbers = {name: np.int32(getattr(self, name)) for name in WHOLE if name != "num_beams"}
+    numbers |= {name: np.float32(getattr(self, name)) for name in REAL}
     return numbers | {"early_stopping": np.int32(EARLY.index(self.early_stopping))}
 
   def parts(self, num_return=1):
@@ -102,6 +110,11 @@ class Rules:
         f"num_return is {num_return} with num_beams={self.num_beams}, expected from 1 to "
         "num_beams, or a temperature above 0: there is one likeliest token"
       )
+    if self.early_stopping and not beams:
+      raise UsageError(
+        f"early_stopping is {self.early_stopping} with num_beams=1, which searches nothing; "
+        "expected more beams: set num_beams, or leave early_stopping out"
+      )
     return Parts(
       drawn=drawn,
       restricted=drawn and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0),
@@ -112,13 +125,38 @@ class Rules:
     )
 
 
+def rules_of(settings):
+  """`Rules` of settings by name; raises UsageError for a name that is none."""
+  names = [field.name for field in dataclasses.fields(Rules)]
+  check_names(settings, names)
+  return Rules(**settings)
+
+
+def check_names(settings, names):
+  """Raises UsageError, with the nearest of `names`, for a setting that has none of them."""
+  for name in settings:
+    if name == "do_sample":
+      raise UsageError("found the setting do_sample; draw by a temperature above 0")
+    if name not in names:
+      raise UsageError(f"found the setting {name}{config_values.nearest(name, names)}")
+
+
+def whole(name, value, least, most=2**31 - 1):
+  """A whole number as an int, be it numpy's or 2.0; raises UsageError for anything else."""
+  number = isinstance(value, Real) and not isinstance(value, bool)
+  if not number or not least <= value <= most or value != int(value):
+    beyond = f" and at most {most}" if number and value > most else ""
+    raise UsageError(f"{name} is {value}, expected a whole number of at least {least}{beyond}")
+  return int(value)
+
+
 def ruled(logits, numbers, parts, row):
   """logits [B,V] after all rules but those of drawing; -inf for ids that must not come.
 
   row: tokens [B,S], of which places [B] are filled; new [B], those of the answer; seen
-  [B,V], ids that a row has, where they are penalised. numbers: of `Rules`, and stop_ids and
-  banned (ids, or -1), vocab_limit, limit (most new tokens), last (the id that is the only
-  one at that limit, or -1).
+  [B,V], ids that a row has, where they are penalised. numbers: of `Rules`, and stop_ids,
+  banned and last (ids, or -1; at the limit only the last may come), vocab_limit, limit (most
+  new tokens).
   """
   ids, new = jnp.arange(logits.shape[1]), row["new"][:, None]
   if parts.penalised:
@@ -128,7 +166,7 @@ def ruled(logits, numbers, parts, row):
   if parts.unrepeated:
     size = numbers["no_repeat_ngram_size"]
     may &= ~repeating(row["tokens"], row["places"], size, len(ids))
-  only = jnp.where(ids == numbers["last"], 0.0, -jnp.inf)
+  only = jnp.where(jnp.any(ids[:, None] == numbers["last"], -1), 0.0, -jnp.inf)
   return jnp.where(forced(new, numbers), only, jnp.where(may, logits, -jnp.inf))
 
 
@@ -139,13 +177,14 @@ def is_stop(ids, numbers):
 
 def forced(new, numbers):
   """Whether the token after `new` of an answer is the checkpoint's, not the model's."""
-  return (numbers["last"] >= 0) & (new + 1 == numbers["limit"])
+  return jnp.any(numbers["last"] >= 0) & (new + 1 == numbers["limit"])
 
 
-def choose(logits, numbers, parts, seeds, places):
+def choose(logits, numbers, parts, seeds, new):
   """Ids [B] int32 of the next tokens, from logits [B,V] float32.
 
-  A row is drawn with fold_in(key(its seed), its place) alone.
+  A row is drawn with the key of the first of its seeds [B,3], into which the others are folded
+  and then new [B], the number of the tokens that its answer has.
   """
   if not parts.drawn:
     return jnp.argmax(logits, -1).astype(jnp.int32)
@@ -153,10 +192,13 @@ def choose(logits, numbers, parts, seeds, places):
   if parts.restricted:
     logits = restrict(logits, numbers["top_k"], numbers["top_p"], numbers["min_p"])
 
-  def draw(seed, place, row):
-    return jax.random.categorical(jax.random.fold_in(jax.random.key(seed), place), row)
+  def draw(seeds, new, row):
+    key = jax.random.key(seeds[0])
+    for number in (seeds[1], seeds[2], new):
+      key = jax.random.fold_in(key, number)
+    return jax.random.categorical(key, row)
 
-  return jax.vmap(draw)(seeds, places, logits).astype(jnp.int32)
+  return jax.vmap(draw)(seeds, new, logits).astype(jnp.int32)
 
 
 def penalise(logits, seen, penalty):

@@ -44,14 +44,14 @@ def ends_of_turn(tokenizer, template=None):
 
 
 def split(stop, tokenizer):
-  """(texts to look for, ids of special tokens) of `stop`, a text or several.
+  """(texts to look for, ids of special tokens) of `stop`, a text or several, or None.
 
   Special tokens are no part of decoded text: those among `stop` end an answer by their id.
   Raises UsageError for what could never be found.
   """
   texts, ids = [], []
   special = [text for text, control in tokenizer_lib.added_tokens(tokenizer).items() if control]
-  for text in (stop,) if isinstance(stop, str) else tuple(stop):
+  for text in (stop,) if isinstance(stop, str) else tuple(stop or ()):
     if not isinstance(text, str) or not text:
       raise UsageError(f"stop has {text!r}, expected texts of at least one character")
     if text in special:

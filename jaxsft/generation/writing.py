@@ -1,12 +1,15 @@
 """Texts from a language model: one answer, answers to many prompts, what it reads for each."""
 
+import dataclasses
 from typing import NamedTuple
 
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, defaults, frames, stops
+from jaxsft.generation import batches, defaults, frames, sampling, stops
 from jaxsft.generation import prompts as reading
 
 LIMIT = 64  # new tokens where neither the call nor the checkpoint says
+SETTINGS = ("max_new_tokens", "stop", "seed", "batch_size", "frame", "vocab_limit", "on_text")
+SETTINGS += tuple(field.name for field in dataclasses.fields(sampling.Rules))
 
 
 class Answer(NamedTuple):
@@ -16,7 +19,7 @@ class Answer(NamedTuple):
   score: float
   """See batches.Continuation."""
   full: bool
-  """Whether it took all of max_new_tokens, which may have cut it."""
+  """Whether max_new_tokens may have cut it: it took them all, and no stop string ended it."""
 
 
 # --- one prompt ------------------------------------------------------------------------
@@ -35,7 +38,7 @@ def answer(model, prompt, **settings):
 
 
 def answers_of(model, prompt, num_return, **settings):
-  """The num_return best `Answer`s of a `pretrained.Model` to a prompt, best first.
+  """At most num_return `Answer`s of a `pretrained.Model` to a prompt, the best first.
 
   With a temperature they are drawn; otherwise give as many num_beams at least.
   """
@@ -44,6 +47,7 @@ def answers_of(model, prompt, num_return, **settings):
       f"the model is a {model.config['architectures'][0]}, which does not write text; use "
       "python -m jaxsft.predict"
     )
+  sampling.check_names(settings, SETTINGS)
   given = {name: value for name, value in settings.items() if value is not None}
   followed, rest = defaults.settings_of(model.base, given)
   defaults.say(model.base, rest)
@@ -76,7 +80,7 @@ def answers(network, params, tokenizer, prompts, **settings):
 def n_best(
   network, params, tokenizer, prompts, *, num_return, template=None, instruction="", **settings
 ):
-  """The num_return best `Answer`s to each prompt, best first, in the order of the prompts.
+  """At most num_return `Answer`s to each prompt, the best first, in the order of the prompts.
 
   template, instruction: see `prompts.encode` and, of encoder-decoders, `prompts.encode_source`.
   settings: of `written`.
@@ -101,12 +105,12 @@ def written(
   on_text=None,
   **settings,
 ):
-  """The num_return best `Answer`s to each prompt (a list of ids), best first.
+  """At most num_return `Answer`s to each prompt (a list of ids), the best first.
 
-  stop: a text or several; an answer ends as soon as it contains one, and its text before it.
-  on_text(prompt's index, text) is called with the text so far, as much of it as is certain,
-  and at last with all of it. settings: of `batches.continuations` (seed, batch_size,
-  progress, …) and `sampling.Rules`.
+  stop: a text, several or None; an answer ends as soon as it contains one, and its text before
+  it. on_text(prompt's index, text) is called with the text so far, as much of it as is certain,
+  and at last with all of it. A character that the limit has cut is left out. settings: of
+  `batches.continuations` (seed, batch_size, …) and `sampling.Rules`.
   """
   strings, more = stops.split(stop, tokenizer)
   known = 1 + max(tokenizer.get_vocab().values())
@@ -122,11 +126,13 @@ def written(
     on_token=on_text and _texts_of_tokens(tokenizer, strings, on_text),
     **{"vocab_limit": known} | settings,
   )
-  full = max_new_tokens - (frame is not None and frame.last is not None)  # last ends it there
+  full = max_new_tokens - bool(frame and frame.last)  # which ends it there
 
   def answer_of(one):
-    text = stops.decode(tokenizer, one.ids)
-    return Answer(stops.cut(text, strings), one.score, len(one.ids) >= full)
+    whole = stops.decode(tokenizer, one.ids)
+    text = stops.cut(whole, strings)
+    at_limit = text == whole and len(one.ids) >= full
+    return Answer(text.rstrip(stops.HALF) if at_limit else text, one.score, at_limit)
 
   result = [[answer_of(one) for one in best] for best in found]
   for i, best in enumerate(result if on_text else ()):

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsft import sharding
-from jaxsft.errors import JaxsftError
 from jaxsft.models import attention, attention_layer, experts, layers, rope
 
 PLACEMENTS = {  # placement -> whether a branch's input is normalised, and its output
@@ -314,7 +313,7 @@ def decode(network, params, inputs, cache, *, segments=None, positions=None):
   None: all tokens. positions [B,T]; None: they go on from the cache's lengths.
   The caller leaves room: a token beyond the cache's length would be lost. A text that grows
   over longrope's original length would need all that is held to be computed anew: such
-  tokens become NaN; `check_growth` says so before.
+  tokens become NaN; `crossing` says so before.
   """
   arch = network.arch
   (_, T), S = inputs.shape, cache["segments"].shape[1]
@@ -354,16 +353,20 @@ def _original(arch):
   return min([length for length in found if length is not None], default=2**30)
 
 
-def check_growth(arch, prompt, new):
-  """Raises JaxsftError for a prompt of `prompt` tokens that `new` more take over longrope's
-  original length: its keys in the cache would have to be turned and computed anew."""
+def crossing(arch, prompt, new):
+  """Why `new` tokens cannot follow a prompt of `prompt` tokens; None where they can.
+
+  They cannot cross longrope's original length: the keys in the cache would have to be turned
+  and computed anew.
+  """
   original = _original(arch)
   if prompt <= original < prompt + new - 1:  # the last new token is not read
-    raise JaxsftError(
-      f"found a prompt of {prompt} tokens and max_new_tokens={new}, which cross the original "
-      f"length of {original} tokens where this model's longrope changes; expected both on one "
-      f"side: ask for at most {original - prompt + 1} new tokens"
+    return (
+      f"has {prompt} tokens, with max_new_tokens={new} that crosses the original length of "
+      f"{original} tokens where this model's longrope changes; expected both on one side: ask "
+      f"for at most {original - prompt + 1} new tokens"
     )
+  return None
 
 
 def unstack(params):

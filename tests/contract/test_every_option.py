@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import answering, evaluate, start, step, train
 from jaxsft import config as config_lib
+from jaxsft import evaluate, start, step, train
 from jaxsft import job as jobs
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
+from jaxsft.generation import writing
 from tests import tiny
 from tests.contract import build
 
@@ -248,7 +249,7 @@ def at_run(config, work):
   def texts(network, params, tokenizer, prompts, *, max_new_tokens, **rules):
     chosen = {name: rules[name] for name in ("num_beams", "length_penalty")}
     asked.append((prompts, max_new_tokens, chosen))
-    return [("it is seven", False)] * len(prompts)
+    return [[writing.Answer("it is seven", 0.0, False)]] * len(prompts)
 
   deliver = feed.batches
 
@@ -260,7 +261,7 @@ def at_run(config, work):
     tiny.on_devices(patch, 1)
     patch.setattr(jobs, "make_train_step", lambda *_: StandIn(update))
     patch.setattr(evaluate, "make_eval_step", lambda *_: StandIn(look))
-    patch.setattr(answering, "texts", texts)
+    patch.setattr(writing, "written", texts)
     patch.setattr(feed, "batches", batches)
     result = train.finetune(config, work).result
   timed = ("train_seconds", "tokens_per_second", "examples_per_second")

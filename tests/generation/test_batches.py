@@ -206,6 +206,25 @@ def test_a_seed_for_each_prompt(llama):
   assert two == run(llama, rows[:1], seed=2, **DRAWN)[0]
 
 
+def test_prompts_and_answers_share_no_noise(llama):
+  """Of a flat distribution every prompt, answer and seed draws its own."""
+  network, params = llama
+  flat = params | {"norm": {"scale": params["norm"]["scale"] * 0}}
+  ask = lambda seed, count: batches.continuations(
+    network,
+    flat,
+    [[5, 6], [5, 7]],
+    max_new_tokens=8,
+    stop_ids=(),
+    temperature=1.0,
+    seed=seed,
+    num_return=count,
+  )
+  found = [tuple(one.ids) for seed in (7, 8) for best in ask(seed, 3) for one in best]
+  assert len(set(found)) == 12
+  assert set(found[:3]) > {tuple(one.ids) for one in ask(7, 2)[0]}  # fewer are among them
+
+
 def test_one_token_left_is_greedy(llama, greedy):
   assert run(llama, prompts(), temperature=5.0, top_k=1) == greedy
 
@@ -251,7 +270,7 @@ def test_weights_are_arguments(llama):
     jnp.ones((1, 16), int),
     sampling.Rules().numbers
     | batches._limits(network.arch.vocab, [], None, Frame(), 9)
-    | {"seeds": np.zeros(1, np.uint32), "prompts": np.ones(1, np.int32)},
+    | {"seeds": np.zeros((1, 3), np.uint32), "prompts": np.ones(1, np.int32)},
     parts=sampling.Rules().parts(),
     room=32,
     last=True,
@@ -289,7 +308,12 @@ def test_the_copy_of_the_weights_is_never_stale(llama):
     ([[1, 67]], {}, "contains the token 67, the model's vocabulary ends at 66"),
     ([[-1]], {}, "contains the token -1"),
     ([[1] * 100], {"tokens": 29}, "has 100 tokens, with max_new_tokens=29 that is more than"),
-    ([[1]], {"tokens": 0}, "max_new_tokens is 0, expected at least 1"),
+    ([[1]], {"tokens": 0}, "max_new_tokens is 0, expected a whole number of at least 1"),
+    ([[1]], {"stops": [67]}, "a stop id is 67, the model's vocabulary ends at 66"),
+    ([[1]], {"stops": [-2]}, "a stop id is -2"),
+    ([[1]], {"frame": Frame(first=67)}, "the first token of answers is 67"),
+    ([[1]], {"frame": Frame(last=(1, 67))}, "their last token is 67"),
+    ([[1]], {"frame": Frame(banned=(1, 67))}, "a banned token is 67"),
     ([[1]], {"top_p": 7}, "top_p is 7, expected more than 0 and at most 1"),
   ],
 )
@@ -302,11 +326,39 @@ def test_the_last_position_can_be_used(llama):
   assert len(run(llama, [[1] * 100], tokens=28)[0]) == 28
 
 
-def test_logits_that_are_not_numbers(llama):
+@pytest.mark.parametrize("rules", [{}, {"temperature": 1.0}, {"num_beams": 2}])
+@pytest.mark.parametrize("value", [np.nan, 3e38])  # a norm that overflows is infinite
+def test_logits_that_are_not_finite(llama, value, rules):
   network, params = llama
-  params = params | {"norm": {"scale": params["norm"]["scale"] * np.nan}}
-  with pytest.raises(JaxsftError, match="are not numbers"):
-    run((network, params), [[1, 2]])
+  params = params | {"norm": {"scale": params["norm"]["scale"] * value}}
+  with pytest.raises(JaxsftError, match="the logits of row 0 of a batch are not finite"):
+    run((network, params), [[1, 2]], **rules)
+
+
+@pytest.mark.parametrize("rules", [{}, {"temperature": 1.0}, {"num_beams": 2}])
+def test_rows_in_which_no_token_may_come(llama, rules):
+  """Four tokens, none of them twice: the fifth has none left; nor has the third, nearly."""
+  few = {"vocab_limit": 4, "no_repeat_ngram_size": 1}
+  found = run(llama, [[9]], tokens=4, **few, **rules)[0]
+  assert sorted(found) == [0, 1, 2, 3]
+  with pytest.raises(JaxsftError, match="no token may come next in row 0 of a batch"):
+    run(llama, [[9]], tokens=5, **few, **rules)
+
+
+@pytest.mark.parametrize("rules", [{"temperature": 1.0}, {"num_beams": 2}])
+def test_a_long_prompt_in_copies(llama, monkeypatch, rules):
+  """What is read in pieces and then copied hands back no buffers that JAX warns of."""
+  rows = prompts((5, 31))
+  expected = batches.continuations(
+    *llama, rows, max_new_tokens=9, stop_ids=(), num_return=2, **rules
+  )
+  monkeypatch.setattr(batches, "READ", 12)
+  found = batches.continuations(
+    *llama, rows, max_new_tokens=9, stop_ids=(), num_return=2, **rules
+  )
+  assert [[one.ids for one in best] for best in found] == [
+    [one.ids for one in best] for best in expected
+  ]
 
 
 def test_a_network_without_a_vocabulary():

@@ -164,8 +164,8 @@ def test_forced_and_banned_tokens(oracle, kind):
   stops, start = STOPS[name], model.generation_config.decoder_start_token_id
   seen = {i for best in ours(kind, stops) for one in best for i in one.ids[1:3]} - {*stops, 7}
   banned = sorted(seen)[:3]
-  frame = frames.Frame(start, 7 if network.has_source else None, stops[0], tuple(banned))
-  theirs_is = {"forced_bos_token_id": frame.first, "forced_eos_token_id": frame.last}
+  frame = frames.Frame(start, 7 if network.has_source else None, stops, tuple(banned))
+  theirs_is = {"forced_bos_token_id": frame.first, "forced_eos_token_id": list(frame.last)}
   theirs_is |= {"bad_words_ids": [[i] for i in banned]}
   for settings in ({}, {"length_penalty": 2.0, "early_stopping": "never"}):
     found = ours(kind, stops, frame=frame, **settings)
@@ -200,7 +200,7 @@ def test_a_beam_is_a_row_of_its_source(kind):
   begin = np.array([network.arch.decoder_start], np.int32)
   rules = sampling.Rules(num_beams=W)
   numbers = rules.numbers | batches._limits(61, (), None, frames.Frame(0), LIMIT)
-  numbers |= {"seeds": np.zeros(4 * W, np.uint32), "prompts": np.ones(4, np.int32)}
+  numbers |= {"seeds": np.zeros((4 * W, 3), np.uint32), "prompts": np.ones(4, np.int32)}
   state = growth.open_target(
     network, params, ids, segments, begin, numbers, parts=rules.parts(), room=16
   )
@@ -240,6 +240,14 @@ def test_on_a_mesh(kind):
     ({"until": len}, "stop strings for a search with num_beams=3"),
     ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
     ({"min_new_tokens": 1.5}, "min_new_tokens is 1.5"),
+    ({"min_new_tokens": 3}, "min_new_tokens is 3, expected at most max_new_tokens=2"),
+    ({"num_beams": 1, "early_stopping": True}, "early_stopping is True with num_beams=1"),
+    ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5, expected a whole number"),
+    ({"top_pp": 0.5}, "found the setting top_pp; did you mean 'top_p'"),
+    ({"do_sample": True}, "found the setting do_sample; draw by a temperature"),
+    ({"seed": -1}, "seed is -1, expected a whole number of at least 0"),
+    ({"seed": 2**32}, "seed is 4294967296, expected a whole number .* at most 4294967295"),
+    ({"seed": [1, 2]}, "seed has 2 numbers for 1 prompts"),
   ],
 )
 def test_bad_settings(settings, sentence):

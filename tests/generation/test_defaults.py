@@ -2,8 +2,11 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from jaxsft import families
-from jaxsft.generation import defaults
+from jaxsft.errors import JaxsftError
+from jaxsft.generation import defaults, frames
 from tests import tiny as checkpoints
 from tests.families import encoder_decoder_published as published
 
@@ -32,11 +35,16 @@ def test_what_published_checkpoints_ask_for():
   assert asked(cnn, {"num_beams": 2, "max_new_tokens": 30})[0] == followed | {
     "num_beams": 2,
     "max_new_tokens": 30,
+    "min_new_tokens": 30,  # not above the limit
   }
   # what is drawn is not searched for
   found, rest = asked(cnn, given={"temperature": 0.7})
   assert "num_beams" not in found and rest["num_beams"] == 4
   assert asked(published.T5_SMALL) == ({}, {})
+  # nor does it stop a search that the call does without, or outlast the call's limit
+  found, rest = asked(cnn, given={"num_beams": 1, "max_new_tokens": 8})
+  assert "early_stopping" not in found and rest["early_stopping"] is True
+  assert found["min_new_tokens"] == 8
 
 
 def test_what_is_not_followed():
@@ -65,3 +73,18 @@ def test_what_is_not_followed():
     "max_length": 4096,
     "own_idea": 7,
   }
+
+
+def test_several_tokens_may_be_forced_at_the_end():
+  """One id or a list of them, as transformers takes them."""
+  config = published.BART_BASE
+  arch = families.FAMILIES["bart"].architecture(config)
+  for ids, last in ((2, (2,)), ([2], (2,)), ([2, 5], (2, 5)), (None, ())):
+    asks = {"forced_eos_token_id": ids}
+    base = SimpleNamespace(config=config | asks, generation={}, arch=arch, path="dir")
+    assert frames.frame_of(base).last == last
+  base = SimpleNamespace(
+    config=config, generation={"forced_eos_token_id": ["a"]}, arch=arch, path="dir"
+  )
+  with pytest.raises(JaxsftError, match="forced_eos_token_id is 'a', expected the id of one"):
+    frames.frame_of(base)

@@ -1,8 +1,10 @@
 """What a model reads of a prompt: what training reads, and what training refuses is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from jaxsft import tasks
+from jaxsft import models, tasks
 from jaxsft.data import chat, read
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import prompts
@@ -74,3 +76,22 @@ def test_an_instruction_is_read_once():
   assert prompts.encode_source("to: the cat", tokenizer, "to: ") == ids
   with pytest.raises(JaxsftError, match="an encoder-decoder reads no messages"):
     prompts.encode_source([{"role": "user", "content": "a"}], tokenizer)
+
+
+def test_room():
+  """An encoder-decoder has positions for a source and for a target apart."""
+  arch = SimpleNamespace(max_positions=10, ropes=())
+  decoder, both = (SimpleNamespace(arch=arch, has_source=has) for has in (False, True))
+  assert prompts.room(decoder, 6, 4) is None
+  assert prompts.room(decoder, 7, 4).startswith("has 7 tokens, with max_new_tokens=4 that is")
+  assert prompts.room(both, 10, 9) is None
+  assert prompts.room(both, 11, 9) and prompts.room(both, 10, 10)
+
+
+def test_room_in_longrope(monkeypatch):
+  """Rows that generation would refuse leave no room for an answer."""
+  arch = SimpleNamespace(max_positions=1000, ropes=())
+  network = SimpleNamespace(arch=arch, has_source=False)
+  assert prompts.room(network, 20, 90) is None
+  monkeypatch.setattr(models.decoder, "_original", lambda _: 100)
+  assert "longrope" in prompts.room(network, 20, 90)

@@ -1,5 +1,7 @@
 """The rules for the next token, beside those of transformers and on distributions by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jaxsft.generation.sampling import Rules
 V = 37
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32)
 NONE = np.array([-1], np.int32)
-NOTHING = {"stop_ids": NONE, "banned": NONE, "vocab_limit": V, "last": -1, "limit": 99}
+NOTHING = {"stop_ids": NONE, "banned": NONE, "vocab_limit": V, "last": NONE, "limit": 99}
 
 
 def logits(rows=4, seed=0):
@@ -106,13 +108,18 @@ def test_what_may_come():
   """Stops come late, one token at the limit, banned and unknown ones never."""
   numbers = Rules(min_new_tokens=2).numbers | NOTHING
   numbers |= {"stop_ids": np.array([4, -1]), "banned": np.array([-1, 7]), "vocab_limit": 30}
-  numbers |= {"last": 4, "limit": 5}
+  numbers |= {"last": np.array([4, 9, -1]), "limit": 5}
   row = {"new": jnp.array([1, 2, 3, 4])}
   found = np.asarray(sampling.ruled(jnp.asarray(logits()), numbers, Rules().parts(), row))
   expected = logits()
   expected[:, 7] = expected[:, 30:] = expected[0, 4] = expected[3] = -np.inf
-  expected[3, 4] = 0  # certain
+  expected[3, [4, 9]] = 0  # certain
   np.testing.assert_array_equal(found, expected)
+
+
+def seeded(*numbers):
+  """[B,3] of what draws follow from: these, then zeros."""
+  return jnp.stack([*numbers, *[jnp.zeros_like(numbers[0])] * (3 - len(numbers))], 1)
 
 
 def draws(count, **settings):
@@ -123,7 +130,7 @@ def draws(count, **settings):
   row = {"seen": seen, "tokens": None, "places": places, "new": places}
   rows = sampling.ruled(rows, rules.numbers | NOTHING, rules.parts(), row)
   return np.asarray(
-    sampling.choose(rows, rules.numbers, rules.parts(), jnp.arange(count), places)
+    sampling.choose(rows, rules.numbers, rules.parts(), seeded(jnp.arange(count)), places)
   )
 
 
@@ -151,19 +158,30 @@ def test_without_temperature_the_likeliest():
   np.testing.assert_array_equal(draws(3, repetition_penalty=2.0), 1)  # log p is negative
 
 
-def test_a_draw_depends_on_seed_and_place_alone():
+def test_a_draw_depends_on_its_seeds_and_its_number_alone():
   rules = Rules(temperature=1.0)
   choose = lambda rows, seeds, places: np.asarray(
     sampling.choose(jnp.asarray(rows), rules.numbers, rules.parts(), seeds, places)
   )
-  rows, seeds, places = logits(64), jnp.arange(64) // 2, jnp.arange(64) + 5
+  rows, seeds, places = logits(64), seeded(jnp.arange(64) // 2), jnp.arange(64) + 5
   whole = choose(rows, seeds, places)
   np.testing.assert_array_equal(choose(rows[40:41], seeds[40:41], places[40:41]), whole[40:41])
   flat = np.zeros((64, V), np.float32)
-  by_place = choose(flat, jnp.zeros(64, int), places)
-  by_seed = choose(flat, jnp.arange(64), jnp.zeros(64, int))
-  assert len(set(by_place)) > 20 and len(set(by_seed)) > 20
-  assert len(set(choose(flat, jnp.zeros(64, int), jnp.zeros(64, int)))) == 1
+  none, each = jnp.zeros(64, int), jnp.arange(64)
+  assert len(set(choose(flat, seeded(none), places))) > 20
+  for seeds in ((each,), (none, each), (none, none, each)):
+    assert len(set(choose(flat, seeded(*seeds), none))) > 20
+  assert len(set(choose(flat, seeded(none), none))) == 1
+
+
+def test_a_draw_is_by_the_key_that_is_promised():
+  """Of seed, crc32 of the prompt, number of the answer and of the token."""
+  rules, key = Rules(temperature=1.0), jax.random.key(7)
+  for number in (3_000_000_000, 2, 9):
+    key = jax.random.fold_in(key, np.uint32(number))
+  seeds = jnp.array([[7, 3_000_000_000, 2]], jnp.uint32)
+  found = sampling.choose(logits(1), rules.numbers, rules.parts(), seeds, jnp.array([9]))
+  assert found[0] == jax.random.categorical(key, logits(1)[0])
 
 
 @pytest.mark.parametrize(
@@ -177,11 +195,31 @@ def test_a_draw_depends_on_seed_and_place_alone():
     ("min_p", 1.5),
     ("repetition_penalty", 0.0),
     ("temperature", float("nan")),
+    ("temperature", float("inf")),
+    ("temperature", 1e-40),
+    ("temperature", "warm"),
+    ("repetition_penalty", float("inf")),
+    ("repetition_penalty", 1e39),
+    ("top_k", 1.5),
+    ("top_k", True),
+    ("no_repeat_ngram_size", 2**31),
   ],
 )
 def test_bad_numbers(name, value):
-  with pytest.raises(UsageError, match=f"{name} is {value}, expected"):
+  with pytest.raises(UsageError, match=re.escape(f"{name} is {value}, expected")):
     Rules(**{name: value})
+
+
+def test_whole_numbers_of_other_kinds():
+  assert Rules(num_beams=np.int64(2)) == Rules(num_beams=2.0) == Rules(num_beams=2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_k", 5), ("top_p", 0.9), ("min_p", 0.1)])
+def test_what_only_draws_mean(name, value):
+  with pytest.raises(UsageError, match=f"{name} is {value} with temperature 0, which draws"):
+    Rules(**{name: value})
+  Rules(**{name: value}, temperature=0.7)
+  Rules(**{name: getattr(Rules, name)})
 
 
 def test_numbers_are_no_part_of_a_program():

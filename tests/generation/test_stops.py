@@ -89,6 +89,12 @@ def test_when_the_host_looks_changes_nothing(chatty, written, monkeypatch, looks
   assert ask() == expected
 
 
+def test_a_stop_string_at_the_limit_is_no_cut(chatty, written):
+  size = next(n for n in range(1, 24) if written.index(written[-n:]) == len(written) - n)
+  (one,) = chatty.n_best(PROMPT, 1, 24, stop=written[-size:], **DRAWN)
+  assert one.text == written[:-size] and not one.full
+
+
 def test_nothing_is_written_long_after_a_stop_string(chatty, written, monkeypatch):
   extend, asked = growth.extend, []
 

@@ -1,6 +1,7 @@
 """Texts: what is read, where answers end, how they are shown, and which is the best."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jaxsft.errors import UsageError
 from jaxsft.generation import batches, frames, growth, stops, writing
 from jaxsft.generation import prompts as reading
 from tests import tiny as checkpoints
+from tests.templates import tiny as templates
 
 PROMPT = "2 plus 2"
 DRAWN = {"temperature": 1.5, "seed": 3, "min_new_tokens": 24}  # stop ids end none
@@ -45,8 +47,6 @@ def test_the_verb_streams_the_answer(chatty, capsys, monkeypatch):
 
 
 def test_a_printed_character_is_whole(capsys):
-  from tests.templates import tiny as templates
-
   tokenizer = templates.tokenizer("chatml")  # a token a byte
   on_token = writing._texts_of_tokens(tokenizer, (), generate._printer())
   for token in tokenizer("né 🙂.", add_special_tokens=False)["input_ids"]:
@@ -82,7 +82,7 @@ def test_a_classifier_is_sent_to_predict(tmp_path, capsys):
 
 
 def test_answers_that_are_drawn_have_their_scores(chatty):
-  """Best first; each is what a seed of its own draws; stop ids count, and are no text."""
+  """Best first; fewer are some of them; stop ids count, and are no text."""
   ends, rules = [9, 17], {"length_penalty": 2.0, "temperature": 1.5, "top_k": 30}
   prompt = reading.encode(PROMPT, chatty.tokenizer)
   ask = lambda count, seed: batches.continuations(
@@ -95,10 +95,11 @@ def test_answers_that_are_drawn_have_their_scores(chatty):
     seed=seed,
     **rules,
   )[0]
-  found = ask(5, 7)
+  found = ask(5, 8)
   assert found == sorted(found, key=lambda one: -one.score)
   same = lambda answers: sorted((one.ids, round(one.score, 4)) for one in answers)
-  assert same(found) == same([ask(1, 7 + i)[0] for i in range(5)])
+  for few in (ask(1, 8), ask(3, 8)):
+    assert all(one in same(found) for one in same(few))
   assert len({tuple(one.ids) for one in found}) == 5
   assert any(len(one.ids) < 12 for one in found) and any(len(one.ids) == 12 for one in found)
   rows = np.zeros((5, len(prompt) + 12), np.int32)
@@ -123,17 +124,53 @@ def test_the_best_of_a_search(chatty):
     chatty.generate(PROMPT, 12, num_beams=4, num_return=2)
 
 
+@pytest.mark.parametrize(
+  ("settings", "sentence"),
+  [
+    ({"do_sample": True}, "found the setting do_sample; draw by a temperature above 0"),
+    ({"num_beam": 2}, "found the setting num_beam; did you mean 'num_beams'"),
+    ({"stop_ids": [1]}, "found the setting stop_ids; "),
+    ({"top_k": 5}, "top_k is 5 with temperature 0"),
+    ({"early_stopping": True}, "early_stopping is True with num_beams=1"),
+    ({"num_beams": 4, "num_return": 5}, "num_return is 5 with num_beams=4"),
+  ],
+)
+def test_settings_that_mean_nothing(chatty, settings, sentence):
+  with pytest.raises(UsageError, match=sentence):
+    chatty.n_best(PROMPT, **{"num_return": 1, **settings})
+
+
+def test_a_character_that_the_limit_has_cut(monkeypatch):
+  """It is not shown half, neither on the way nor at the end; what a stop id ends stays."""
+  tokenizer = templates.tokenizer("chatml")  # a token a byte
+  ids = tokenizer("né", add_special_tokens=False)["input_ids"][:-1]
+  assert tokenizer.decode(ids) == "n\ufffd"
+  told, network = [], SimpleNamespace(arch=None)
+  found = lambda *_, **how: [[batches.Continuation(ids, 0.0)]]
+  monkeypatch.setattr(batches, "continuations", found)
+  for limit, shown in ((2, "n"), (3, "n\ufffd")):
+    ((one,),) = writing.written(
+      network,
+      {},
+      tokenizer,
+      [[1]],
+      max_new_tokens=limit,
+      stop_ids=(),
+      on_text=lambda _, text: told.append(text),
+    )
+    assert (one.text, one.full) == (shown, limit == 2) and told[-1] == shown
+
+
 def test_many_prompts(chatty):
-  """In their order, with news of how many are done, by one program for each bucket."""
+  """In their order, by one program for each bucket."""
   prompts = [f"say {'a ' * (i * 7 % 11)}{i}" for i in range(23)]
   network = models.Network(chatty.network.arch, chatty.network.head, attention="xla")
-  news, before = [], growth.read._cache_size()
+  before = growth.read._cache_size()
   settings = {"stop_ids": stops.stop_ids(chatty.base), "max_new_tokens": 6}
-  ask = lambda prompts, **more: writing.answers(
-    network, chatty.params, chatty.tokenizer, prompts, batch_size=4, **settings, **more
+  ask = lambda prompts: writing.answers(
+    network, chatty.params, chatty.tokenizer, prompts, batch_size=4, stop=None, **settings
   )
-  found = ask(prompts, progress=lambda *of: news.append(of))
-  assert news == [*((done, 23) for done in range(4, 23, 4)), (23, 23)]
+  found = ask(prompts)
   widths = {batches.bucket(len(reading.encode(prompt, chatty.tokenizer))) for prompt in prompts}
   assert growth.read._cache_size() - before <= len(widths) + 1  # rooms differ as well
   assert ask(prompts[::-1]) == found[::-1]
@@ -168,10 +205,11 @@ def test_a_model_answers_as_its_checkpoint_asks(chatty, tmp_path, capsys):
   banned = chatty.tokenizer(plain[0], add_special_tokens=False)["input_ids"]
   asks = {"num_beams": 3, "no_repeat_ngram_size": 2, "max_new_tokens": 12}
   asks |= {"do_sample": True, "top_p": 0.9, "suppress_tokens": banned}
+  asks |= {"num_beams": 3.0, "early_stopping": True}  # JSON has one kind of number
   file.write_text(json.dumps(json.loads(file.read_text()) | asks))
   model = jaxsft.load(str(path))
   frame = frames.Frame(banned=tuple(banned))
-  settings = {"num_beams": 3, "no_repeat_ngram_size": 2}
+  settings = {"num_beams": 3, "no_repeat_ngram_size": 2, "early_stopping": True}
   assert model.generate(PROMPT) == chatty.generate(PROMPT, 12, frame=frame, **settings) != plain
   shown = capsys.readouterr().err
   assert "asks for do_sample=True, top_p=0.9 when it generates, which is not followed" in shown
