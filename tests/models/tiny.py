@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import families, models
@@ -36,6 +37,19 @@ def logits(net, *args):
 def decode(net, params, inputs, cache, segments=None):
   """`net.decode`, as one program."""
   return net.decode(params, inputs, cache, segments=segments)
+
+
+def keys_of_dropout(monkeypatch, run):
+  """The keys that `run()` draws masks with, [n, 2] integers, in their order."""
+  keys, bits = [], jax.random.bits
+  monkeypatch.setattr(jax.random, "bits", lambda key, *a: keys.append(key) or bits(key, *a))
+
+  def collect():
+    keys.clear()
+    run()
+    return jnp.stack([jax.random.key_data(key) for key in keys])
+
+  return np.asarray(jax.jit(collect)())
 
 
 def rows(vocab, lengths, seed=0):
