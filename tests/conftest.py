@@ -33,16 +33,27 @@ def pytest_collection_modifyitems(items):
 MAPS = pathlib.Path("/proc/self/maps")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def room_for_programs():
-  """Forgets compiled programs before there are too many.
+def keep_room_for_programs(most):
+  """Forgets compiled programs where they hold more than `most` memory maps.
 
-  Each holds some memory maps, of which Linux gives a process 65,530: beyond them XLA crashes.
+  Linux gives a process 65,530: beyond them XLA crashes.
   """
-  yield
-  if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+  if MAPS.exists() and MAPS.read_bytes().count(b"\n") > most:
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+  yield
+  keep_room_for_programs(20_000)
+
+
+@pytest.fixture(autouse=True)
+def room_within_a_module(request):
+  yield
+  if request.node.get_closest_marker("full"):  # modules of hundreds of tests
+    keep_room_for_programs(40_000)
 
 
 def required(name, switch):

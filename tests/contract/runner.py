@@ -38,7 +38,7 @@ def at(count, owner, name, act, before=False):
 
 def arm(place, count):
   """Plants one end of this process."""
-  from jaxsft import checkpoint, evaluate, export, finish, log, manifest
+  from jaxsft import checkpoint, evaluate, finish, hf_directory, log, manifest
 
   term = lambda: os.kill(os.getpid(), signal.SIGTERM)
   where = {
@@ -50,7 +50,7 @@ def arm(place, count):
     "saved": lambda: at(count, checkpoint.Checkpoints, "save", die),
     "removing": lambda: at(count, checkpoint.shutil, "rmtree", die, before=True),
     "measured": lambda: at(count, finish, "evaluate_and_keep_best", die),
-    "exporting": lambda: at(count, export, "_replace", die, before=True),
+    "exporting": lambda: at(count, hf_directory, "_replace", die, before=True),
   }
   where[place]()
 
