@@ -65,7 +65,7 @@ def equal(found, expected):
         np.testing.assert_allclose(mine[name], theirs[name], atol=3e-6, rtol=1e-6)
   slack = 1e-6
   if "pearson" in numbers:  # of numbers that are nearly alike, whose rounding it enlarges
-    slack = 3e-6 / np.std([one.outputs[0]["logits"] for one in wanted])
+    slack = 3e-6 / float(np.std([one.outputs[0]["logits"] for one in wanted]))
   assert same_numbers(metrics, numbers, slack)
 
 
