@@ -12,14 +12,15 @@ text that the model continues, or that an encoder-decoder reads, behind the inst
 was trained with (`prefix` in config.json) unless it begins so. Temperature 0, the default,
 takes the likeliest token. Settings that are not given are those of the checkpoint's
 generation_config.json, but for sampling; see generation/defaults.py. With num_return above 1
-every line is a score and an answer, as JSON, the best first.
+every line is a score and an answer, as JSON, the best first; there are fewer lines where beams
+find no more answers that end. The same prompt and seed draw the same.
 """
 
 import dataclasses
 import json
 
 from jaxsft import command, config_values, pretrained, start
-from jaxsft.generation import sampling, writing
+from jaxsft.generation import defaults, sampling, writing
 
 
 def _printer():
@@ -42,7 +43,7 @@ def _settings(argv):
   flags = {
     "model": "",
     "prompt": "",
-    "max_new_tokens": writing.LIMIT,
+    "max_new_tokens": defaults.LIMIT,
     "num_return": 1,
     "seed": 0,
   }

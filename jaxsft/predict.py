@@ -100,7 +100,7 @@ def _writer(model, task, params, mesh, given):
   """
   followed, rest = defaults.settings_of(model.base, given)
   defaults.say(model.base, rest)
-  most = min(writing.LIMIT, model.network.arch.max_positions - 1)
+  most = min(defaults.LIMIT, model.network.arch.max_positions - 1)
   rules = {"max_new_tokens": most} | followed | given
   rules["stop_ids"] = stops.stop_ids(model.base, model.context.chat_template)
   rules["frame"] = answering.frame_of(model.base, model.context)

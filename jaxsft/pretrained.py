@@ -337,7 +337,7 @@ class Model:
     return writing.answer(self, prompt, max_new_tokens=max_new_tokens, **settings)
 
   def n_best(self, prompt, num_return, max_new_tokens=None, **settings):
-    """The num_return best answers, best first, each with .text and .score; see `generate`.
+    """At most num_return answers, the best first, each with .text and .score; see `generate`.
 
     They are searched for with num_beams, or drawn with a temperature.
     """

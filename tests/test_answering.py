@@ -11,9 +11,10 @@ from jaxsft import answering, families, job, models, prepare, pretrained, tasks,
 from jaxsft import config as config_lib
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, writing
+from jaxsft.generation import writing
 from jaxsft.tasks import chat
 from tests import tiny
+from tests.generation import continued
 
 ROOM = 8
 
@@ -51,7 +52,7 @@ def test_answers_are_those_of_the_model_to_the_last_question(llama):
   write = llama.tokenizer.apply_chat_template
   asked = [one.row.fields["messages"][:-1] for one in rows]
   ids = [write(messages, add_generation_prompt=True)["input_ids"] for messages in asked]
-  new = batches.generate(
+  new = continued.best_ids(
     llama.network,
     llama.params,
     ids,

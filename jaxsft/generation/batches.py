@@ -47,11 +47,6 @@ class _Batch(NamedTuple):
   frame: Frame
 
 
-def generate(network, params, prompts, **settings):
-  """New token ids of each prompt: of the best that `continuations` finds, or draws."""
-  return [found[0].ids for found in continuations(network, params, prompts, **settings)]
-
-
 def continuations(
   network,
   params,

@@ -28,15 +28,12 @@ def begin(state, W):
   return state | {"scores": jnp.where(first, 0.0, -jnp.inf), "found": found}
 
 
-def take_rows(network, state, rows):
-  """The state of the rows [B,W] of each prompt's; what is found stays."""
-  take = lambda x: attention_layer.take_rows(x, rows)
-  moved = {name: take(x) for name, x in state.items() if name not in ("cache", "found")}
-  return state | moved | {"cache": network.take_rows(state["cache"], rows)}
+def choose(logits, state, numbers, parts):
+  """What comes next in each beam, from logits [B*W,V] float32.
 
-
-def choose(logits, network, state, numbers, parts):
-  """The state with the next token of each beam, from logits [B*W,V] float32."""
+  (rows [B,W] of each prompt's that go on, ids [B*W] of their next tokens, entries of the state
+  of those rows).
+  """
   W, places = parts.copies, state["cache"]["lengths"]
   by_prompt = lambda x: x.reshape(-1, W)[:, 0]  # of what all beams of a prompt share
   broken = ~jnp.all(jnp.isfinite(logits), -1)
@@ -49,23 +46,15 @@ def choose(logits, network, state, numbers, parts):
   scores, rows, ids, _ = going
   goes_on = live & _improvable(scores[:, 0], found["scores"], new, numbers)
   goes_on &= (new < numbers["limit"]) & ~jnp.any(broken.reshape(-1, W), 1)
-  rows = jnp.where(live[:, None], rows, jnp.arange(W))
-  ids, alive = ids.reshape(-1), jnp.repeat(goes_on, W)
-  broken = state["broken"] | (state["live"] & broken)
   stuck = live & (scores[:, 0] == -jnp.inf) & (found["scores"][:, 0] == -jnp.inf)
-  state = take_rows(network, state, rows)
-  at = jnp.where(alive, places, state["tokens"].shape[1])
   chosen = {
-    "tokens": state["tokens"].at[jnp.arange(len(at)), at].set(ids, mode="drop"),
-    "live": alive,
-    "broken": broken,
+    "live": jnp.repeat(goes_on, W),
+    "broken": state["broken"] | (state["live"] & broken),
     "stuck": state["stuck"] | jnp.repeat(stuck, W),
     "scores": scores.reshape(-1),
     "found": found,
   }
-  if parts.penalised:
-    chosen["seen"] = state["seen"].at[jnp.arange(len(at)), ids].set(True)
-  return state | chosen
+  return jnp.where(live[:, None], rows, jnp.arange(W)), ids.reshape(-1), chosen
 
 
 def _continuations(total, W, stop_ids):

@@ -9,6 +9,7 @@ import sys
 
 from jaxsft import models
 
+LIMIT = 64  # new tokens where neither the call nor the checkpoint says
 # Names and values of transformers that ask for nothing.
 NEUTRAL = {
   "max_length": 20,  # the default of transformers, which older ones wrote into config.json
@@ -112,8 +113,10 @@ def settings_of(base, given):
       rest[name] = value
     elif ours and (name == ours or ours not in found):
       found[ours] = value
-  most = given.get("max_new_tokens", found.get("max_new_tokens"))
-  if most is not None and found.get("min_new_tokens", 0) > most:
+  least, most = found.get("min_new_tokens", 0), {**found, **given}.get("max_new_tokens")
+  if most is None and least > LIMIT:
+    found["max_new_tokens"] = least
+  elif most is not None and least > most:
     found["min_new_tokens"] = most  # no stop comes before the limit
   if found.get("early_stopping") and given.get("num_beams", found.get("num_beams", 1)) == 1:
     rest["early_stopping"] = found.pop("early_stopping")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxsft import sharding
 from jaxsft.generation import beams, sampling
+from jaxsft.models import attention_layer
 
 
 def _read(network, params, state, inputs, segments, numbers, *, parts, room, last):
@@ -101,7 +102,7 @@ def _first(network, params, state, numbers, parts):
   """The state of rows that have been read, with the first token of each copy of them."""
   if parts.copies > 1:
     same = jnp.zeros((len(state["live"]), parts.copies), jnp.int32)
-    state = beams.take_rows(network, state, same)
+    state = _take_rows(network, state, same)
   if parts.beams:
     state = beams.begin(state, parts.copies)
   else:
@@ -112,29 +113,44 @@ def _first(network, params, state, numbers, parts):
 def _choose(network, params, state, numbers, parts):
   """The state with the next token of each live row, or with the row ended by a stop id."""
   logits = network.vocabulary_logits(params, state["x"])
+  places, room = state["cache"]["lengths"], state["tokens"].shape[1]
   if parts.beams:
-    return _over_rows(beams.choose(logits, network, state, numbers, parts))
+    source, token, chosen = beams.choose(logits, state, numbers, parts)
+    state = _take_rows(network, state, source)
+  else:
+    token, chosen = _of_its_own(logits, state, numbers, parts)
+  rows, at = jnp.arange(len(token)), jnp.where(chosen["live"], places, room)
+  chosen["tokens"] = state["tokens"].at[rows, at].set(token, mode="drop")
+  if parts.penalised:
+    chosen["seen"] = state["seen"].at[rows, token].set(True)
+  return _over_rows(state | chosen)
+
+
+def _of_its_own(logits, state, numbers, parts):
+  """(the next token of each row, entries of the state), of rows that are answers."""
   broken, places = ~jnp.all(jnp.isfinite(logits), -1), state["cache"]["lengths"]
   row = {name: state.get(name) for name in ("tokens", "seen")}
   row |= {"places": places, "new": places - state["prompts"]}
   allowed = sampling.ruled(logits, numbers, parts, row)
   stuck = jnp.max(allowed, -1) == -jnp.inf
   token = sampling.choose(allowed, numbers, parts, numbers["seeds"], row["new"])
-  live = state["live"] & ~broken & ~stuck & ~sampling.is_stop(token, numbers)
   log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], 1)[:, 0]
   log_p = jnp.where(sampling.forced(row["new"], numbers), 0.0, log_p)
   rows, room = jnp.arange(len(token)), state["tokens"].shape[1]
-  at, scored = (jnp.where(mask, places, room) for mask in (live, state["live"]))
-  chosen = {
-    "tokens": state["tokens"].at[rows, at].set(token, mode="drop"),
-    "log_p": state["log_p"].at[rows, scored].set(log_p, mode="drop"),
-    "live": live,
+  at = jnp.where(state["live"], places, room)
+  return token, {
+    "log_p": state["log_p"].at[rows, at].set(log_p, mode="drop"),
+    "live": state["live"] & ~broken & ~stuck & ~sampling.is_stop(token, numbers),
     "broken": state["broken"] | (state["live"] & broken),
     "stuck": state["stuck"] | (state["live"] & stuck),
   }
-  if parts.penalised:
-    chosen["seen"] = state["seen"].at[rows, token].set(True)
-  return _over_rows(state | chosen)
+
+
+def _take_rows(network, state, rows):
+  """The state of the rows [B,W] of each prompt's; what beams have found stays."""
+  take = lambda x: attention_layer.take_rows(x, rows)
+  moved = {name: take(x) for name, x in state.items() if name not in ("cache", "found")}
+  return state | moved | {"cache": network.take_rows(state["cache"], rows)}
 
 
 def _over_rows(state):

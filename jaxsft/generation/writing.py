@@ -1,4 +1,4 @@
-"""Texts from a language model: one answer, answers to many prompts, what it reads for each."""
+"""Texts from a language model: one answer, or answers to many prompts."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,7 +7,6 @@ from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, defaults, frames, sampling, stops
 from jaxsft.generation import prompts as reading
 
-LIMIT = 64  # new tokens where neither the call nor the checkpoint says
 SETTINGS = ("max_new_tokens", "stop", "seed", "batch_size", "frame", "vocab_limit", "on_text")
 SETTINGS += tuple(field.name for field in dataclasses.fields(sampling.Rules))
 
@@ -51,7 +50,9 @@ def answers_of(model, prompt, num_return, **settings):
   given = {name: value for name, value in settings.items() if value is not None}
   followed, rest = defaults.settings_of(model.base, given)
   defaults.say(model.base, rest)
-  settings = {"max_new_tokens": LIMIT, "frame": frames.frame_of(model.base)} | followed | given
+  settings = (
+    {"max_new_tokens": defaults.LIMIT, "frame": frames.frame_of(model.base)} | followed | given
+  )
   return n_best(
     model.network,
     model.params,

@@ -65,10 +65,10 @@ def test_how_published_targets_begin_and_end():
     return frames.frame_of(base)
 
   assert frame("flan-t5-base") == frames.Frame(0)
-  assert frame("bart-large-cnn") == frames.Frame(2, 0, 2)
-  assert frame("opus-mt-en-de") == frames.Frame(58100, 0, 0, (58100,))
+  assert frame("bart-large-cnn") == frames.Frame(2, 0, (2,))
+  assert frame("opus-mt-en-de") == frames.Frame(58100, 0, (0,), (58100,))
   given = {"decoder_start_token_id": 7, "forced_bos_token_id": 9, "bad_words_ids": [[3], [4]]}
-  assert frame("mbart-large-en-ro", **given) == frames.Frame(7, 9, 2, (3, 4))
+  assert frame("mbart-large-en-ro", **given) == frames.Frame(7, 9, (2,), (3, 4))
   with pytest.raises(JaxsftError, match="expected words of one token"):
     frame("opus-mt-en-de", bad_words_ids=[[3, 4]])
 

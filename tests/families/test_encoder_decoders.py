@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from jaxsft import families, models
-from jaxsft.generation import batches, frames
+from jaxsft.generation import frames
 from tests.families import compare, record, torch_encoder_decoders
 from tests.families import encoder_decoder_configs as configs
+from tests.generation import continued
 
 UNSEEN = ("['k']['bias']", "lm_head']['bias")  # softmax; a buffer
 CASES = list(configs.CONFIGS)
@@ -135,14 +136,14 @@ def test_greedy_generation_is_that_of_torch(oracle, case):
   seen = set()
   for frame, more in (
     (frames.Frame(start), {}),
-    (frames.Frame(start, 7, stop), framed),
+    (frames.Frame(start, 7, (stop,)), framed),
   ):
     if seen:
       frame = dataclasses.replace(frame, banned=tuple(seen))
       more = more | {"bad_words_ids": [[i] for i in seen]}
     expected = theirs_generated(oracle, model, 9, **more)
     expected = [row[: row.index(stop)] if stop in row else row for row in expected]
-    found = batches.generate(network, params, SOURCES, frame=frame, **settings)
+    found = continued.best_ids(network, params, SOURCES, frame=frame, **settings)
     assert found == expected
     seen |= {token for row in expected for token in row} - {7}
   assert len(seen) > 8

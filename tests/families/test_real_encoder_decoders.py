@@ -13,6 +13,7 @@ from jaxsft import export, pretrained
 from jaxsft.generation import batches
 from jaxsft.generation import prompts as reading
 from tests.families import record
+from tests.generation import continued
 
 pytestmark = pytest.mark.full
 SENTENCE = "translate English to German: The house is wonderful."
@@ -88,7 +89,7 @@ def test_text(oracle, directory, model):
     expected = theirs.generate(
       oracle.tensor([source]), max_new_tokens=40, do_sample=False, num_beams=1
     )[0].tolist()
-    (found,) = batches.generate(
+    (found,) = continued.best_ids(
       model.network, model.params, [source], max_new_tokens=40, stop_ids=[1]
     )
     assert found == [token for token in expected[1:] if token != 1]

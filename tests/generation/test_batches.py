@@ -11,6 +11,7 @@ from jaxsft import models, sharding
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import batches, growth, sampling
 from jaxsft.generation.frames import Frame
+from tests.generation import continued
 from tests.models import tiny, torch_weights
 
 LENGTHS = (5, 31, 1, 33, 32)  # both sides of buckets, out of order
@@ -27,7 +28,7 @@ def prompts(lengths=LENGTHS, seed=0):
 
 
 def run(llama, rows, tokens=9, stops=(), **settings):
-  return batches.generate(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
+  return continued.best_ids(*llama, rows, max_new_tokens=tokens, stop_ids=stops, **settings)
 
 
 def by_full_forward(llama, prompt, tokens):

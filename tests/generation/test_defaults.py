@@ -45,6 +45,8 @@ def test_what_published_checkpoints_ask_for():
   found, rest = asked(cnn, given={"num_beams": 1, "max_new_tokens": 8})
   assert "early_stopping" not in found and rest["early_stopping"] is True
   assert found["min_new_tokens"] == 8
+  long = asked(published.T5_SMALL, {"min_new_tokens": 99})[0]  # more than answers have else
+  assert long == {"min_new_tokens": 99, "max_new_tokens": 99}
 
 
 def test_what_is_not_followed():

@@ -12,6 +12,7 @@ from jaxsft.errors import UsageError
 from jaxsft.generation import batches, growth, stops
 from jaxsft.generation import prompts as reading
 from tests import tiny as checkpoints
+from tests.generation import continued
 from tests.templates import tiny as templates
 
 PROMPT = "2 plus 2"
@@ -159,7 +160,7 @@ def test_a_special_token_as_a_stop_string(chatty):
     ("Q:",),
     [chatty.tokenizer.convert_tokens_to_ids("<|im_end|>")],
   )
-  first = batches.generate(
+  first = continued.best_ids(
     chatty.network,
     chatty.params,
     [reading.encode(PROMPT, chatty.tokenizer)],

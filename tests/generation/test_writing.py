@@ -14,6 +14,7 @@ from jaxsft.errors import UsageError
 from jaxsft.generation import batches, frames, growth, stops, writing
 from jaxsft.generation import prompts as reading
 from tests import tiny as checkpoints
+from tests.generation import continued
 from tests.templates import tiny as templates
 
 PROMPT = "2 plus 2"
@@ -23,7 +24,7 @@ DRAWN = {"temperature": 1.5, "seed": 3, "min_new_tokens": 24}  # stop ids end no
 def test_an_answer_goes_on_from_the_prompt_of_training(chatty):
   messages = [{"role": "user", "content": "2 plus 2"}]
   ids = chat.prompt_ids(messages, chatty.tokenizer).tolist()
-  new = batches.generate(
+  new = continued.best_ids(
     chatty.network,
     chatty.params,
     [ids],

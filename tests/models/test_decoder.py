@@ -8,6 +8,7 @@ from jaxsft.errors import JaxsftError
 from jaxsft.generation import batches
 from jaxsft.models import decoder
 from tests.families import decoder_configs
+from tests.generation import continued
 from tests.models import tiny
 
 
@@ -141,7 +142,7 @@ def test_longrope_generates_what_the_full_forward_does(monkeypatch):
   network, params = longrope()
   monkeypatch.setattr(batches, "READ", 16)
   prompts = [list(map(int, row)) for row in tiny.rows(61, (20, 4, 13))]
-  found = batches.generate(network, params, prompts, stop_ids=(), max_new_tokens=6)
+  found = continued.best_ids(network, params, prompts, stop_ids=(), max_new_tokens=6)
   run = jax.jit(network.logits)
   for prompt, new in zip(prompts, found, strict=True):
     for i, token in enumerate(new):
@@ -150,7 +151,7 @@ def test_longrope_generates_what_the_full_forward_does(monkeypatch):
       logits = run(params, {"inputs": text, "segments": (text > 0).astype(np.int32)})
       assert int(np.argmax(logits[0, len(prompt) + i - 1])) == token
   with pytest.raises(JaxsftError, match="at most 3 new tokens"):
-    batches.generate(network, params, [[1] * 10], stop_ids=(), max_new_tokens=6)
+    continued.best_ids(network, params, [[1] * 10], stop_ids=(), max_new_tokens=6)
 
 
 RATES = {"gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop", "classifier_dropout")}
