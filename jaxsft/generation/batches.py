@@ -73,20 +73,16 @@ def continuations(
   prompts are sources, need its start; None: the architecture's alone.
   on_token(prompt's index, new ids) is called as they come; until(new ids) is the number of
   them after which an answer has ended, or None. Without these two the device is waited for
-  once a batch. Programs are compiled for buckets: of rows, of prompt lengths, of prompt and
-  answer.
-  There are fewer answers where beams find no more that end. Raises JaxsftError for an empty
-  prompt, an id outside of the vocabulary, more tokens than the model has positions, logits
-  that are not finite, and rules that let no token come; UsageError for settings that are
-  unknown, or exclude each other.
+  once a batch. Programs are compiled for buckets: of rows, of lengths of prompts and of both.
+  Raises JaxsftError for prompts and ids that do not suit the network, logits that are not
+  finite, and rules that let no token come; UsageError for settings that mean nothing.
   """
   rules = sampling.rules_of(settings)
   limit = sampling.whole("max_new_tokens", max_new_tokens, 1)
   num_return = sampling.whole("num_return", num_return, 1)
   parts = rules.parts(num_return)
   frame = frame or Frame(getattr(network.arch, "decoder_start", None))
-  _check(network, prompts, limit, frame)
-  _check_ids(network.arch.vocab, stop_ids, frame)
+  _check(network, prompts, limit, frame, stop_ids)
   _check_rules(rules, parts, limit, num_return, on_token, until, network.arch.vocab)
   seeds = _seeds(seed, prompts)
   if limit == 1 and frame.first is not None:
@@ -148,7 +144,7 @@ def _limits(vocab, stop_ids, vocab_limit, frame, limit):
   }
 
 
-def _check(network, prompts, limit, frame):
+def _check(network, prompts, limit, frame, stop_ids):
   if network.head.kind != "lm":
     raise JaxsftError(
       f"found a network with a {network.head.kind!r} head, expected a language model; "
@@ -168,6 +164,7 @@ def _check(network, prompts, limit, frame):
       )
     if reason := room(network, len(prompt), limit):
       raise JaxsftError(f"prompt {i} {reason}")
+  _check_ids(network.arch.vocab, stop_ids, frame)
 
 
 def _check_ids(vocab, stop_ids, frame):
