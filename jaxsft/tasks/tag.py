@@ -280,7 +280,8 @@ def metrics(found, context):
       counts["no token"] += lost
   numbers = tagging.scores(predicted, gold, spelling.scheme(context.labels))
   del numbers["strict"]
-  of_entities = {name: numbers.pop(name) for name in ("right", "predicted", "support")}
+  # Where there is no entity, gold or predicted, there are no counts of them either.
+  of_entities = {name: numbers.pop(name, 0) for name in ("right", "predicted", "support")}
   if kind(context) == "entities":
     numbers["entities"] = of_entities
   return {"loss": float(np.concatenate(losses).mean()), **numbers, "words": counts}

@@ -342,6 +342,15 @@ def test_plain_tags_are_scored_one_by_one():
   assert tag.DEFAULT_METRIC["plain"] == "accuracy" and tag.DEFAULT_METRIC["entities"] == "f1"
 
 
+def test_without_any_entity_f1_is_undefined_and_said_so():
+  place = context()
+  answers = [found(row(tokens=["the", "w7"], tags=["O", "O"]), place, ["O", "O"])]
+  numbers = tag.metrics(answers, place)
+  assert numbers["entities"] == {"right": 0, "predicted": 0, "support": 0}
+  assert numbers["accuracy"] == 1 and "f1" not in numbers
+  assert numbers["undefined"]["f1"] == "there is no entity, gold or predicted"
+
+
 # --- loss and predictions ----------------------------------------------------------------
 
 
