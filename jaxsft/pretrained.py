@@ -122,8 +122,14 @@ class Pretrained:
     return models.Network(self.arch, head, **settings)
 
   def check_task(self, task):
-    """Raises JaxsftError where the family has no head for `task`."""
+    """Raises JaxsftError where the architecture cannot do `task`, or has no head for it."""
     needs = tasks.TASKS[task]
+    if needs.SOURCE and not models.has_source(self.arch):
+      raise JaxsftError(
+        f"{self.path}: a {self.config['model_type']} has no encoder to read a source with, "
+        f"expected an encoder-decoder for config.task={task!r}: choose one, or train a causal "
+        "language model with config.task='chat' on rows of prompt and completion"
+      )
     if models.has_source(self.arch) and not needs.SOURCE:
       kind = "a causal language model" if needs.HEAD == "lm" else "an encoder or a decoder"
       raise JaxsftError(

@@ -58,6 +58,23 @@ MODELS = [
     "llama family has no 'masked_lm' head",
     "config.task",
   ),
+  model(
+    "a decoder for sources and targets",
+    lambda p: p.set("model.path", "llama"),
+    1,
+    "llama: a llama has no encoder",
+    "config.task='chat'",
+    "prompt and completion",
+    task="seq2seq",
+  ),
+  model(
+    "an encoder for sources and targets",
+    lambda p: p.set("model.path", "bert"),
+    1,
+    "bert: a bert has no encoder",
+    "encoder-decoder",
+    task="seq2seq",
+  ),
   model("no mask token", _no_mask, 1, "no mask token", "pretrained with one"),
   settings(
     "missing model directory",
