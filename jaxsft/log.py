@@ -71,7 +71,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes JSON whole or not at all: NumPy numbers as numbers, NaN as null, no secrets."""
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.tmp")
-  text = json.dumps(_plain(scrub(value)), indent=2, ensure_ascii=False, allow_nan=False)
+  text = json.dumps(plain(scrub(value)), indent=2, ensure_ascii=False, allow_nan=False)
   try:
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
@@ -263,7 +263,7 @@ class Log:
     odd = [k for k, v in line.items() if isinstance(v, float) and not math.isfinite(v)]
     if odd:
       line["note"] = ", ".join(f"{name} is {line[name]}" for name in odd)
-    self._file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+    self._file.write(json.dumps(plain(line), allow_nan=False) + "\n")
     self._file.flush()
     if self._events:
       self._events.write(step, {f"{kind}/{k}": v for k, v in numbers.items()})
@@ -320,12 +320,12 @@ class _Events:
     self._file.close()
 
 
-def _plain(value):
-  """JSON values only: NumPy numbers and arrays unpacked, what is not finite as null."""
+def plain(value):
+  """A value as JSON has it: NumPy numbers and arrays unpacked, what is not finite as null."""
   if isinstance(value, np.ndarray | np.generic):
     value = value.tolist()
   if isinstance(value, dict):
-    return {key: _plain(part) for key, part in value.items()}
+    return {key: plain(part) for key, part in value.items()}
   if isinstance(value, list | tuple):
-    return [_plain(part) for part in value]
+    return [plain(part) for part in value]
   return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -79,8 +79,8 @@ def write(directory, found, task, context, metrics, slices=()):
   worst = sorted(rows, key=lambda row: -row["loss"])[:WORST]
   for name, part in (("predictions.jsonl", rows), ("errors.jsonl", worst)):
     temporary = directory / f".{name}.tmp"
-    text = "".join(json.dumps(log.scrub(row), ensure_ascii=False) + "\n" for row in part)
-    temporary.write_text(text, encoding="utf-8")
+    lines_of = (json.dumps(log.plain(row), ensure_ascii=False, allow_nan=False) for row in part)
+    temporary.write_text("".join(line + "\n" for line in lines_of), encoding="utf-8")
     temporary.replace(directory / name)
   result = summary(found, task, context, metrics, slices)
   log.write_json(directory / "metrics.json", result)

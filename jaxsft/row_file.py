@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 
+from jaxsft import log
 from jaxsft.errors import JaxsftError, UsageError
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -15,8 +16,9 @@ class RowFile:
   """Rows on their way to `out`; until `close` they lie in a part file beside it.
 
   identity: text that names everything the rows depend on. A part file of the same identity
-  is gone on with: `done` says how many rows it has. JSONL holds rows as they are; CSV and TSV
-  a column for every key that a row has, with lists and dicts as JSON.
+  is gone on with: `done` says how many rows it has. JSONL holds rows as they are (numbers
+  that are not finite as null); CSV and TSV a column for every key that a row has, with lists
+  and dicts as JSON.
   """
 
   def __init__(self, out, identity):
@@ -40,7 +42,8 @@ class RowFile:
     """Adds rows (dicts); after this call they survive a stop."""
     with self._sentences():
       for row in rows:
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        line = json.dumps(log.plain(row), ensure_ascii=False, allow_nan=False)
+        self._file.write((line + "\n").encode())
       self._file.flush()
       os.fsync(self._file.fileno())
       self.done += len(rows)

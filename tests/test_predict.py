@@ -118,6 +118,13 @@ def test_other_rows_or_another_model_begin_anew(tmp_path):
     assert again.done == done
 
 
+def test_a_number_that_is_none_is_null(tmp_path):
+  out = row_file.RowFile(tmp_path / "out.jsonl", "a" * 64)
+  out.write([{"n": float("nan"), "list": [float("inf"), 1.5], "f": np.float32(0.5)}])
+  out.close()
+  assert (tmp_path / "out.jsonl").read_text() == '{"n": null, "list": [null, 1.5], "f": 0.5}\n'
+
+
 def test_a_table_has_a_column_for_every_key(tmp_path):
   out = row_file.RowFile(tmp_path / "out.csv", "a" * 64)
   out.write([{"a": 'x,"y"'}, {"b": [1, "ü"]}])

@@ -55,6 +55,18 @@ def test_the_files_say_what_was_found(tmp_path):
   assert shown["accuracy by by"] == [("a", ("1", "1 to 1", "2")), ("b", ("0", "", "1"))]
 
 
+def test_rows_are_written_as_the_user_wrote_them(tmp_path):
+  """Offsets are of the text that stands there; a number that is none is null."""
+  text = "see https://me:pass@host/?token=a1B2a1B2a1B2 and hf_a1B2a1B2a1B2a1B2a1B2a1B2"
+  rows = found([1.0], [1], [{"text": text, "n": float("nan")}])
+  results.write(tmp_path, rows, classify, CONTEXT, {})
+  for name in ("predictions.jsonl", "errors.jsonl"):
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
+    (line,) = (tmp_path / name).read_text().splitlines()
+    said = json.loads(line, parse_constant=refuse)
+    assert said["text"] == text and said["n"] is None
+
+
 def test_slices_of_numbers_are_quarters_and_rare_values_are_together():
   rows = found(
     [1.0] * 100, [1] * 100, [{"n": i, "name": f"n{i}", "few": i % 3} for i in range(100)]

@@ -3,6 +3,8 @@
 import codecs
 import contextlib
 import csv
+import datetime
+import decimal
 import gzip
 import json
 import re
@@ -229,7 +231,11 @@ def _names(values: list[str], header: bool, where: str) -> list[str]:
 
 
 def parquet(file: str) -> Iterator[Record]:
-  """Rows are numbered from 1, since there are no lines."""
+  """Rows are numbered from 1, since there are no lines.
+
+  Dates and times become ISO 8601 text, decimal numbers the text of their digits, bytes the text
+  that they are in UTF-8.
+  """
   import pyarrow  # late: most runs read text
   import pyarrow.parquet
 
@@ -239,12 +245,35 @@ def parquet(file: str) -> Iterator[Record]:
       for batch in table.iter_batches(batch_size=1024):
         for fields in batch.to_pylist():
           number += 1
+          where = f"{file}:{number}"
+          fields = {name: _arrow(value, name, where) for name, value in fields.items()}
           yield Record(number, str(number), fields)
   except (pyarrow.ArrowException, OSError) as error:
     raise JaxsftError(
       f"{file}:{number + 1}: not readable as Parquet: {error}; write the file again, or "
       "correct data.format"
     ) from error
+
+
+def _arrow(value: Any, column: str, where: str) -> Any:
+  """A value of Arrow as text, numbers, lists and dicts; raises JaxsftError for others."""
+  if value is None or isinstance(value, str | int | float):
+    return value
+  if isinstance(value, list | tuple):
+    return [_arrow(part, column, where) for part in value]
+  if isinstance(value, dict):
+    return {name: _arrow(part, column, where) for name, part in value.items()}
+  if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+    return value.isoformat()
+  if isinstance(value, decimal.Decimal | datetime.timedelta):
+    return str(value)
+  if isinstance(value, bytes):
+    with contextlib.suppress(UnicodeDecodeError):
+      return value.decode()
+  raise JaxsftError(
+    f"{where}: the column {column!r} holds {_shown(value)} ({type(value).__name__}), expected "
+    "text, numbers, dates, or lists of these; write the file without this column"
+  )
 
 
 def tfds(name: str, data_dir: str | None) -> Iterator[Record]:

@@ -1,5 +1,7 @@
 """Every format becomes the same rows; every broken file names its line and the way out."""
 
+import datetime
+import decimal
 import io
 import json
 import os
@@ -97,6 +99,37 @@ def test_text(write):
   rows = rows_of(file)
   assert [row.fields["text"] for row in rows] == ["one ", "", "three"]
   assert rows[2].where == "a.txt:3"
+
+
+def test_parquet_values_are_plain(write):
+  """What JSON has no word for is written as text, or refused by its column."""
+  day, moment = datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 12, 30)
+  row = {
+    "text": b"\xc3\xa9t\xc3\xa9",
+    "day": day,
+    "moment": moment,
+    "price": decimal.Decimal("1.10"),
+    "took": datetime.timedelta(hours=1),
+    "nested": [{"day": day, "n": 1, "none": None, "yes": True, "f": 0.5}],
+  }
+  buffer = io.BytesIO()
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), buffer)
+  (fields,) = fields_of(write("a.parquet", buffer.getvalue()))
+  assert json.loads(json.dumps(fields)) == {
+    "text": "été",
+    "day": "2024-02-29",
+    "moment": "2024-02-29T12:30:00",
+    "price": "1.10",
+    "took": "1:00:00",
+    "nested": [{"day": "2024-02-29", "n": 1, "none": None, "yes": True, "f": 0.5}],
+  }
+  buffer = io.BytesIO()
+  table = pyarrow.Table.from_pylist([{"text": b"a"}, {"text": b"\xff\xd8"}])
+  pyarrow.parquet.write_table(table, buffer)
+  file = write("b.parquet", buffer.getvalue())
+  refused(
+    file, "b.parquet:2", "the column 'text'", r"b'\xff\xd8' (bytes)", "without this column"
+  )
 
 
 def test_parquet(write):
