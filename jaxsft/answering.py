@@ -32,21 +32,8 @@ def answered(found, network, params, task, context, *, count, **rules):
   a question, without an answer to compare with, or with a prompt that leaves no room for one.
   Raises JaxsftError where no row is left.
   """
-  asked, passed, limit = {}, 0, rules["max_new_tokens"]
-  for i in by_hash([one.row.id for one in found]):
-    if len(asked) == count:
-      break
-    prompt = task.prompt(found[i].row, context) if task.references(found[i].row) else None
-    if prompt is None or prompts.room(network, len(prompt), limit):
-      passed += 1
-    else:
-      asked[i] = prompt
-  if not asked:
-    raise JaxsftError(
-      f"none of {len(found)} held-out rows can be answered: they have no question and answer, "
-      f"or their prompts leave no room for {limit} new tokens; set config.evaluate.generate to "
-      "0, or lower config.evaluate.max_new_tokens"
-    )
+  rows = [one.row for one in found]
+  asked, passed = _asked(rows, network, task, context, count, rules["max_new_tokens"])
   said = writing.written(network, params, context.tokenizer, list(asked.values()), **rules)
   said = {i: best for i, (best,) in zip(asked, said, strict=True)}
   counts = {"answered": len(said), "answers_at_limit": sum(one.full for one in said.values())}
@@ -54,6 +41,26 @@ def answered(found, network, params, task, context, *, count, **rules):
   return [
     one._replace(texts=(said[i].text,)) if i in said else one for i, one in enumerate(found)
   ], counts
+
+
+def _asked(rows, network, task, context, count, limit, what="held-out rows"):
+  """({index: prompt} of the rows that are answered, how many were passed over for them)."""
+  asked, passed = {}, 0
+  for i in by_hash([row.id for row in rows]):
+    if len(asked) == count:
+      break
+    prompt = task.prompt(rows[i], context) if task.references(rows[i]) else None
+    if prompt is None or prompts.room(network, len(prompt), limit):
+      passed += 1
+    else:
+      asked[i] = prompt
+  if not asked:
+    raise JaxsftError(
+      f"none of {len(rows)} {what} can be answered: they have no question and answer, or their "
+      f"prompts leave no room for {limit} new tokens; set config.evaluate.generate to 0, or "
+      "lower config.evaluate.max_new_tokens"
+    )
+  return asked, passed
 
 
 def by_hash(ids):
@@ -74,18 +81,33 @@ def check(config, data, network):
   """
   if not config.evaluate.generate:
     return
+  wanted, task, context = config.evaluate, data.task, data.context
   limit, most = config.evaluate.max_new_tokens, network.arch.max_positions
   if limit >= most:
     raise UsageError(
       f"config.evaluate.max_new_tokens is {limit}, expected less than the model's {most} "
       "positions; lower it"
     )
-  gold = [data.task.references(row) for row in data.held_out.rows]
-  gold = [texts for texts in gold if texts]
-  for names, rows in (
-    ([n for n in data.context.text_metrics if n in generated.NUMBERS], gold),
-    (data.context.text_metrics, gold[:20]),
-  ):
-    if names and rows:
-      answers = [texts[0] for texts in rows]
-      generated.scores(answers, rows, names, data.context.bleu_tokenizer)
+  best = wanted.metric if wanted.metric in context.text_metrics else None
+  for what, part in data.evaluated.items():
+    rows = part.taken
+    chosen = part is data.held_out and best is not None  # every answered row counts
+    count = wanted.generate if chosen else 1
+    asked, _ = _asked(rows, network, task, context, count, limit, what)
+    gold = [texts for texts in map(task.references, rows) if texts]
+    _score([n for n in context.text_metrics if n in generated.NUMBERS], gold, context)
+    _score(context.text_metrics, gold[:20], context)
+    if not chosen:
+      continue
+    found = _score([best], [task.references(rows[i]) for i in asked], context)
+    if best not in found:
+      raise UsageError(
+        f"config.evaluate.metric: {best!r} is undefined on the {len(asked)} {what} that are "
+        f"answered ({found['undefined'][best]}), so nothing would be the best; choose another"
+      )
+
+
+def _score(names, gold, context):
+  """The metrics `names` of references as if each row's first were its answer."""
+  answers = [texts[0] for texts in gold]
+  return generated.scores(answers, gold, names, context.bleu_tokenizer) if names else {}

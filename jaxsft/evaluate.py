@@ -175,8 +175,7 @@ def main(argv):
     )
   start.quiet()
   task = tasks.TASKS[config.task]
-  rows = prepare.read_data(config.data, task)
-  sets = {"held out": rows.held_out or rows.train} | prepare.further_sets(config)
+  sets = _measured_on(config, task)
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
   for name in names:
     model = _load(name, config)
@@ -194,6 +193,16 @@ def main(argv):
       print(
         "\n".join([f"{place}:" if len(sets) > 1 else "", *compare.table(found["comparison"])])
       )
+
+
+def _measured_on(config, task):
+  """{place: cleaned rows}: those held out, or all where none are, and config.evaluate.sets."""
+  rows = prepare.read_data(config.data, task)
+  first, called = ("held out", "held-out rows") if rows.held_out else ("all rows", "rows")
+  mine, further = rows.held_out or rows.train, prepare.further_sets(config)
+  named = {prepare.set_called(name): more for name, more in further.items()}
+  results.check_slices(config.evaluate.slices, {called: mine} | named)
+  return {first: mine} | further
 
 
 def _load(name, config):

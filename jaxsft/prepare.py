@@ -38,6 +38,11 @@ class Examples(NamedTuple):
     """ "notes" (why rows were dropped or cut, with counts), "stop_ids", "samples"."""
     return self.store.counts
 
+  @property
+  def taken(self):
+    """The rows that have an example."""
+    return [self.rows[i] for i in np.unique(self.store.values["row"]).tolist()]
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -55,6 +60,12 @@ class Prepared:
   eval_plan: order.Plan | None
   sets: dict[str, tuple[Examples, order.Plan]]
   """Those of evaluate.sets, with plans that meet each example once."""
+
+  @property
+  def evaluated(self):
+    """{what a sentence calls them: `Examples`} of all rows that evaluations measure."""
+    parts = {} if self.held_out is None else {"held-out rows": self.held_out}
+    return parts | {set_called(name): examples for name, (examples, _) in self.sets.items()}
 
 
 def prepare(config, base, mesh):
@@ -277,6 +288,11 @@ def read_data(data, task, key="data.path"):
   elif data.split:
     train, held_out = clean.split(cleaned.rows, data.split)
   return Rows(train, held_out, count, left_out)
+
+
+def set_called(name):
+  """What a sentence calls the rows of one of evaluate.sets."""
+  return f"rows of config.evaluate.sets[{name!r}]"
 
 
 def further_sets(config):

@@ -42,19 +42,26 @@ def summary(found, task, context, metrics, slices=()):
   return metrics | {"intervals": intervals} | ({"slices": parts} if parts else {})
 
 
+def check_slices(slices, parts):
+  """Raises UsageError for one of `slices` that no row of a part has; parts: {what: rows}."""
+  for name in slices:
+    for what, rows in parts.items():
+      if name != "length" and not any(name in row.fields for row in rows):
+        raise UsageError(
+          f"config.evaluate.slices: none of {len(rows)} {what} has the field {name!r}, "
+          f"expected one of {', '.join(rows[0].fields)}, or 'length'"
+        )
+
+
 def groups(found, name):
   """The slice that each row belongs to by a field, as texts (numbers of many values: quarters).
 
   Raises UsageError for a field that no row has.
   """
+  check_slices((name,), {"held-out rows": [one.row for one in found]})
   if name == "length":
     lengths = [sum(len(e["inputs"]) for e in one.examples) for one in found]
     return [f"{a} to {b} tokens" for a, b in statistics.length_buckets(lengths)]
-  if not any(name in one.row.fields for one in found):
-    raise UsageError(
-      f"config.evaluate.slices: no row has the field {name!r}, expected one of "
-      f"{', '.join(found[0].row.fields)}, or 'length'"
-    )
   values = [one.row.fields.get(name) for one in found]
   numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
   if len(numbers) == len(values) and len(set(values)) > VALUES:

@@ -24,6 +24,7 @@ from jaxsft import (
   log,
   prepare,
   pretrained,
+  results,
   sharding,
   start,
   step,
@@ -77,6 +78,8 @@ def finetune(config, workdir=None):
   # 2. The network and which of its leaves train: shapes only, no memory yet.
   network = jobs.make_network(config, base, data)
   answering.check(config, data, network)
+  rows = {what: part.rows for what, part in data.evaluated.items()}
+  results.check_slices(config.evaluate.slices, rows)
   shapes = network.shapes()
   chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
 

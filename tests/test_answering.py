@@ -100,13 +100,23 @@ def test_what_would_end_the_first_evaluation_ends_before_the_first_update(llama)
   config = SimpleNamespace(evaluate=config_lib.Evaluate(generate=2, max_new_tokens=ROOM))
   context = dataclasses.replace(llama.context, text_metrics=("answer_accuracy",))
   rows = [one.row for one in found(("2 plus 2", "#### 4"), ("1 plus 1", "two"))]
-  data = SimpleNamespace(task=chat, context=context, held_out=SimpleNamespace(rows=rows))
+  part = lambda rows: SimpleNamespace(rows=rows, taken=rows)
+
+  def prepared(rows, **sets):
+    held_out = part(rows)
+    parts = {"held-out rows": held_out} | {name: part(more) for name, more in sets.items()}
+    return SimpleNamespace(task=chat, context=context, held_out=held_out, evaluated=parts)
+
+  data = prepared(rows)
   with pytest.raises(JaxsftError, match="the reference 'two' has no number"):
     answering.check(config, data, llama.network)
-  data.held_out.rows = rows[:1]
-  answering.check(config, data, llama.network)
+  answering.check(config, prepared(rows[:1]), llama.network)
+  with pytest.raises(JaxsftError, match="the reference 'two' has no number"):
+    answering.check(config, prepared(rows[:1], more=rows[1:]), llama.network)
+  nothing = [read.Row("p", "x:9", {"text": "a cat"})]
+  with pytest.raises(JaxsftError, match="none of 1 more can be answered"):
+    answering.check(config, prepared(rows[:1], more=nothing), llama.network)
   none = SimpleNamespace(evaluate=config_lib.Evaluate())
-  data.held_out.rows = rows
   answering.check(none, data, llama.network)
   long = SimpleNamespace(evaluate=config_lib.Evaluate(generate=2, max_new_tokens=999))
   with pytest.raises(UsageError, match=r"max_new_tokens is 999, .* 512 positions"):

@@ -2,6 +2,15 @@
 
 from tests.bad_inputs.cases import case, settings
 
+
+def _further_rows(p):
+  """The held-out rows say by whom they are, those of another set do not."""
+  p.rows(*[{"name": f"r{i}", "text": "a film", "label": "neg", "by": "me"} for i in range(11)])
+  p.write("more.jsonl", [{"name": "m", "text": "a film", "label": "pos"}])
+  p.set("evaluate.sets", {"more": "more.jsonl"})
+  p.set("evaluate.slices", ["by"])
+
+
 CONFIGS = [
   settings(
     "unknown config key", 2, "config.optim.peak_rl", "did you mean 'peak_lr'", optim__peak_rl=1
@@ -41,6 +50,25 @@ CONFIGS = [
     "'acuracy'",
     "accuracy",
     evaluate__metric="acuracy",
+  ),
+  settings(
+    "slices by a field that no row has",
+    2,
+    "config.evaluate.slices",
+    "held-out rows has the field 'lenght'",
+    "name, text, label",
+    evaluate__slices='["lenght"]',
+  ),
+  *(
+    case(
+      f"slices by a field that further rows lack, {verb}",
+      verb,
+      _further_rows,
+      2,
+      "config.evaluate.slices",
+      "none of 1 rows of config.evaluate.sets['more'] has the field 'by'",
+    )
+    for verb in ("train", "evaluate")
   ),
   settings(
     "unknown metric with a direction",

@@ -33,6 +33,14 @@ def predict(name, rows, *parts, **flags):
   return case(name, "predict", spoil, 1, *parts, task="seq2seq")
 
 
+def _ask_further_rows(p):
+  """Answers are asked for, and rows of another set have no question."""
+  p.write("more.jsonl", [{"name": "m", "text": "a cat"}])
+  p.set("evaluate.sets", {"more": "more.jsonl"})
+  p.set("evaluate.generate", 1)
+  p.set("evaluate.max_new_tokens", 4)
+
+
 TEXTS = [
   pair("a pair without a target", {"target": ...}, 1, "pairs.jsonl:2", "no field 'target'"),
   pair("a pair without a source", {"source": ...}, 1, "pairs.jsonl:2", "no field 'source'"),
@@ -167,6 +175,28 @@ TEXTS = [
     "config.evaluate.text_metrics",
     "no answers are generated",
     evaluate__text_metrics='["bleu"]',
+  ),
+  pair(
+    "a best by answers too short for it",
+    {},
+    2,
+    "config.evaluate.metric",
+    "'bleu'",
+    "2 held-out rows",
+    "no reference has 4 tokens",
+    data__split=0.4,
+    evaluate__metric="bleu",
+    evaluate__generate=2,
+    evaluate__max_new_tokens=4,
+  ),
+  case(
+    "further chats without a question",
+    "train",
+    _ask_further_rows,
+    1,
+    "none of 1 rows of config.evaluate.sets['more']",
+    "config.evaluate.generate",
+    task="chat",
   ),
   texts("no beams", "config.evaluate.num_beams", "found 0", evaluate__num_beams=0),
   texts(
