@@ -1,11 +1,13 @@
 """Combinations of settings that cannot run, each with the sentence that says so."""
 
 import math
+import re
 
 from jaxsft.metrics import text
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
 WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
+OWN_SETS = ("held out", "all rows")  # what the verb evaluate calls those of data.path
 
 
 def rules(c):
@@ -233,6 +235,13 @@ def _training(c):
     dropout is not None and not 0 <= dropout < 1,
     f"config.model.dropout: found {dropout}, expected 0 ≤ rate < 1",
   )
+  for name in c.evaluate.sets or ():
+    yield (
+      not re.fullmatch(r"\w[\w .=+-]*", name) or name.lower() in OWN_SETS,
+      f"config.evaluate.sets: the name {name!r} makes no directory beside "
+      f"{', '.join(map(repr, OWN_SETS))}, expected letters, digits, spaces and . = + - _, a "
+      "letter or a digit first; give the set another name",
+    )
   yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
   parts = ("best_", "has_answer_", "no_answer_")
   yield (

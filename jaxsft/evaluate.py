@@ -30,6 +30,7 @@ from jaxsft import (
   tasks,
 )
 from jaxsft.compiled import Compiled
+from jaxsft.config_rules import OWN_SETS
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import stops
@@ -168,7 +169,7 @@ def _check_model(base, config):
 def main(argv):
   config, flags = command.parse(argv, {"model": None, "runs": (), "out": None})
   names = [flags["model"], *flags["runs"]] if flags["model"] else list(flags["runs"])
-  if not names or len(set(names)) < len(names):
+  if not names or len({_same(name) for name in names}) < len(names):
     raise UsageError(
       f"found the models {', '.join(names) or '(none)'}, expected --model=DIR_OR_NAME, or "
       "several different ones as --runs A B …"
@@ -176,13 +177,14 @@ def main(argv):
   start.quiet()
   task = tasks.TASKS[config.task]
   sets = _measured_on(config, task)
+  directories = _directories(flags["out"], sets, names)
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
   for name in names:
     model = _load(name, config)
     for place, rows in sets.items():
       metrics, found, context = judge(model, config, rows)
       systems[place][name] = (found, context)
-      directory = _directory(flags["out"], place, name, len(sets), len(names))
+      directory = directories[place, name]
       said[place][name] = _summary(directory, found, task, context, metrics, config)
   for place in sets if len(names) > 1 else ():
     said[place]["comparison"] = compare.compare(systems[place], task)
@@ -198,7 +200,8 @@ def main(argv):
 def _measured_on(config, task):
   """{place: cleaned rows}: those held out, or all where none are, and config.evaluate.sets."""
   rows = prepare.read_data(config.data, task)
-  first, called = ("held out", "held-out rows") if rows.held_out else ("all rows", "rows")
+  held_out, everything = OWN_SETS
+  first, called = (held_out, "held-out rows") if rows.held_out else (everything, "rows")
   mine, further = rows.held_out or rows.train, prepare.further_sets(config)
   named = {prepare.set_called(name): more for name, more in further.items()}
   results.check_slices(config.evaluate.slices, {called: mine} | named)
@@ -211,13 +214,25 @@ def _load(name, config):
   return pretrained.load(name, *(own.sha256, own.revision) if name == own.path else ())
 
 
-def _directory(out, place, name, places, names):
-  """Where the files of one model on one data set go; None: nowhere."""
-  if out is None:
-    return None
-  path = pathlib.Path(out)
-  path = path / place if places > 1 else path
-  return path / re.sub(r"[^\w.=-]+", "_", name).strip("_") if names > 1 else path
+def _same(name):
+  """What two spellings of one model's directory share."""
+  path = pathlib.Path(name)
+  return str(path.resolve()) if path.exists() else name
+
+
+def _directories(out, places, names):
+  """{(place, name): where the files of one model on one data set go, or None: nowhere}."""
+  below = {}
+  for name in names:  # one alone needs no directory of its own
+    own = re.sub(r"[^\w.=-]+", "_", name).strip("_") if len(names) > 1 else ""
+    count = sum(other == own or other.startswith(f"{own}~") for other in below.values())
+    below[name] = f"{own}~{count + 1}" if count and own else own
+  where = lambda place: pathlib.Path(out, place if len(places) > 1 else "")
+  return {
+    (place, name): None if out is None else where(place) / below[name]
+    for place in places
+    for name in names
+  }
 
 
 def _summary(directory, found, task, context, metrics, config):

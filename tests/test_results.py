@@ -174,8 +174,34 @@ def test_the_verb_measures_compares_and_writes(place, capsys):
   assert len(list((out / "two").rglob("predictions.jsonl"))) == 4
 
 
+def test_what_was_measured_is_called_what_it_is(place, capsys):
+  """Nothing is held out: all rows of data.path are measured."""
+  sets = f'--config.evaluate.sets={{"more": {json.dumps(str(place / "more.jsonl"))}}}'
+  more = ["--config.data.split=0", sets]
+  evaluate.main([f"--model={place / 'a'}", f"--config={place / 'c.py'}", *more])
+  said = json.loads(capsys.readouterr().out)
+  assert {name: one[str(place / "a")]["rows"] for name, one in said.items()} == {
+    "all rows": 24,
+    "more": 10,
+  }
+
+
+def test_every_model_has_a_directory_of_its_own():
+  found = evaluate._directories("out", ("held out", "more"), ["r/a", "r_a", "r:a", "b"])
+  names = {name: str(path) for (place, name), path in found.items() if place == "more"}
+  assert names == {
+    "r/a": "out/more/r_a",
+    "r_a": "out/more/r_a~2",
+    "r:a": "out/more/r_a~3",
+    "b": "out/more/b",
+  }
+  assert len(set(found.values())) == 8
+  assert str(evaluate._directories("out", ("more",), ["r/a"])["more", "r/a"]) == "out"
+
+
 def test_the_verb_needs_models(place):
   config = f"--config={place / 'c.py'}"
-  for argv in ([config], [config, "--runs", "a", "a"]):
+  twice = [str(place / "a"), f"{place / 'a'}/"]
+  for argv in ([config], [config, "--runs", "a", "a"], [config, "--runs", *twice]):
     with pytest.raises(UsageError, match=r"expected --model=DIR_OR_NAME, or several"):
       evaluate.main(argv)

@@ -1,5 +1,7 @@
 """Bad settings and flags."""
 
+import json
+
 from tests.bad_inputs.cases import case, settings
 
 
@@ -50,6 +52,17 @@ CONFIGS = [
     "'acuracy'",
     "accuracy",
     evaluate__metric="acuracy",
+  ),
+  *(
+    settings(
+      f"a set named {name}",
+      2,
+      "config.evaluate.sets",
+      repr(name),
+      "another name",
+      evaluate__sets=json.dumps({name: "rows.jsonl"}),
+    )
+    for name in ("held out", "All rows", "../outside", "", ".hidden")
   ),
   settings(
     "slices by a field that no row has",
