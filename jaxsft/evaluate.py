@@ -5,9 +5,10 @@
 
 Evaluates on the rows that the config holds out of training, and on those of evaluate.sets.
 Every example counts exactly once, whatever the batch size, the packing and the number of
-devices. Into --out go every prediction, the worst errors, and the numbers with intervals and
-slices (evaluate.slices). Models of --runs (runs, exports, checkpoints of others) are compared
-with the first by paired tests.
+devices; "scored" says how many of the "rows", and what was "left_out" of their files, "dropped"
+or "truncated" is counted by reason. Into --out go every prediction, the worst errors, and the
+numbers with intervals and slices (evaluate.slices). Models of --runs (runs, exports,
+checkpoints of others) are compared with the first by paired tests.
 """
 
 import json
@@ -147,8 +148,9 @@ def judge(model, config, rows):
     eval_step, params, examples, plan, mesh,
     network=model.network, task=task, context=context, rules=rules,
   )  # fmt: skip
-  counted = {"rows": len(rows), "examples": len(examples.store)}
-  return metrics | counted, found, context
+  counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
+  notes = {kind: why for kind, why in prepare.by_kind(examples.counts["notes"]).items() if why}
+  return metrics | counted | notes, found, context
 
 
 def _check_model(base, config):
@@ -181,8 +183,9 @@ def main(argv):
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
   for name in names:
     model = _load(name, config)
-    for place, rows in sets.items():
+    for place, (rows, left_out) in sets.items():
       metrics, found, context = judge(model, config, rows)
+      metrics |= {"left_out": left_out} if left_out else {}
       systems[place][name] = (found, context)
       directory = directories[place, name]
       said[place][name] = _summary(directory, found, task, context, metrics, config)
@@ -198,14 +201,18 @@ def main(argv):
 
 
 def _measured_on(config, task):
-  """{place: cleaned rows}: those held out, or all where none are, and config.evaluate.sets."""
+  """{place: (cleaned rows, why others of their files are none of them, with counts)}: of those
+  held out, or all where none are, and of config.evaluate.sets.
+  """
   rows = prepare.read_data(config.data, task)
   held_out, everything = OWN_SETS
   first, called = (held_out, "held-out rows") if rows.held_out else (everything, "rows")
-  mine, further = rows.held_out or rows.train, prepare.further_sets(config)
-  named = {prepare.set_called(name): more for name, more in further.items()}
-  results.check_slices(config.evaluate.slices, {called: mine} | named)
-  return {first: mine} | further
+  found, names = {first: (rows.held_out or rows.train, rows.left_out)}, {first: called}
+  for name, more in prepare.further_sets(config).items():
+    found[name], names[name] = (more.train, more.left_out), prepare.set_called(name)
+  parts = {names[place]: rows for place, (rows, _) in found.items()}
+  results.check_slices(config.evaluate.slices, parts)
+  return found
 
 
 def _load(name, config):

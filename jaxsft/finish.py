@@ -33,7 +33,8 @@ def evaluate_and_keep_best(job, state, loop, done):
   with job.logger.pause():
     generates = answers_are_due(job, done)
     found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, generates)
-    job.logger.evaluation(done, metrics | _of_further_sets(job, params, generates))
+    further = _of_further_sets(job, params, generates)
+    job.logger.evaluation(done, metrics | further)
     for note in metrics.get("notes", ()):
       job.logger.say(f"note: {note}")
     value = metrics.get(job.metric)
@@ -50,7 +51,7 @@ def evaluate_and_keep_best(job, state, loop, done):
       return loop | {"stale": loop["stale"] + 1, "last": metrics}
     examples = predictions(job, found)
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
-    best |= {"examples": examples, "export": loop["export"]}
+    best |= {"examples": examples, "export": loop["export"], "sets": further}
     _write_results(job, found, metrics)
     job.checkpoints.save_best(state.trainable, best)
     return loop | {"stale": 0, "best": best, "last": metrics}
@@ -189,7 +190,8 @@ def finish(job, state, loop, seconds):
     params = step.merge(state.trainable, state.frozen)
     with job.logger.pause():
       found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, True)
-    best = best | {"metrics": metrics, "examples": predictions(job, found)}
+      further = _of_further_sets(job, params, True)
+    best = best | {"metrics": metrics, "examples": predictions(job, found), "sets": further}
     _write_results(job, found, metrics)
   answers = show_samples(job, state, "after training")
   result = {
@@ -208,6 +210,8 @@ def finish(job, state, loop, seconds):
     * (1 if sys.platform == "darwin" else 1024),
   }
   result |= _spread(job, best)
+  if best is not None and best["sets"]:
+    result["sets"] = best["sets"]
   if job.config.export.format != "none":
     result["export"] = str(job.logger.directory / "export")
     write_export(job, state, result["export"])

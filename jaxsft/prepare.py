@@ -95,7 +95,7 @@ def prepare(config, base, mesh):
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
   sets, trained = {}, labels.trained(config, base)
   for name, more in further_sets(config).items():
-    examples = encode(labels.named(more, trained, config), task, context)
+    examples = encode(labels.named(more.train, trained, config), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
   weights = labels.class_weights(config.loss.class_weights, names, train.store)
@@ -224,7 +224,6 @@ def _with_notes(prepared):
 def _described(part, prepared):
   """audit.Examples of one part."""
   task, context = prepared.task, prepared.context
-  notes = part.counts["notes"]
   values, counted, unit = part.store.values, {}, "tokens"
   if "label" in values or task.HEAD == "token":
     unit = "labels" if "label" in values else "words"
@@ -251,10 +250,16 @@ def _described(part, prepared):
     rows=len(np.unique(values["row"])),
     labels=counted,
     forms=written,
-    dropped={why: n for why, n in notes.items() if why.startswith("dropped")},
-    truncated={why: n for why, n in notes.items() if why.startswith("truncated")},
-    noted={k: n for k, n in notes.items() if not k.startswith(("dropped", "truncated"))},
+    **by_kind(part.counts["notes"]),
   )
+
+
+def by_kind(notes):
+  """{"dropped", "truncated", "noted": {note: rows}} of the notes of `Examples.counts`."""
+  kinds = {"dropped": {}, "truncated": {}, "noted": {}}
+  for note, n in notes.items():
+    kinds[next((kind for kind in kinds if note.startswith(kind)), "noted")][note] = n
+  return kinds
 
 
 def read_data(data, task, key="data.path"):
@@ -296,11 +301,11 @@ def set_called(name):
 
 
 def further_sets(config):
-  """{name: cleaned rows} of evaluate.sets."""
+  """{name: `Rows`, all in `train`} of evaluate.sets."""
   sets, task = {}, tasks.TASKS[config.task]
   for name, path in (config.evaluate.sets or {}).items():
     other = dataclasses.replace(config.data, path=path, split=0.0, eval_path=None, limit=None)
-    sets[name] = read_data(other, task, key=f"evaluate.sets[{name!r}]").train
+    sets[name] = read_data(other, task, key=f"evaluate.sets[{name!r}]")
   return sets
 
 

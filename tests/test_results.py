@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxsft import compare, evaluate, report, results, tasks
+import jaxsft
+from jaxsft import compare, evaluate, prepare, report, results, tasks, train
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.metrics import statistics
@@ -184,6 +185,38 @@ def test_what_was_measured_is_called_what_it_is(place, capsys):
     "all rows": 24,
     "more": 10,
   }
+
+
+def test_what_was_not_scored_is_counted(place, tmp_path, capsys):
+  """Two texts of 14 tokens are too long for 12; an empty text is no row."""
+  texts = ["the film " * 6, "the film", "the " * 9, " ", "the film " * 6]
+  rows = tmp_path / "rows.jsonl"
+  rows.write_text("".join(json.dumps({"text": t, "label": "pos"}) + "\n" for t in texts))
+  path, more = f"--config.data.path={rows}", ["--config.data.split=0"]
+  for too_long, counts in (
+    ("drop", {"scored": 2, "examples": 2, "dropped": {"dropped: too long": 2}}),
+    ("truncate", {"scored": 4, "examples": 4, "truncated": {"truncated": 2}}),
+  ):
+    cut = [f"--config.data.too_long={too_long}", "--config.data.max_length=12"]
+    evaluate.main([f"--model={place / 'a'}", f"--config={place / 'c.py'}", path, *more, *cut])
+    said = json.loads(capsys.readouterr().out)
+    names = ("scored", "examples", "dropped", "truncated", "noted")
+    assert {name: said[name] for name in names if name in said} == counts
+    assert said["rows"] == 4 and said["left_out"] == {"empty text": 1}
+
+
+def test_a_run_keeps_the_numbers_of_further_sets(place, tmp_path, monkeypatch):
+  """Those of the best parameters, which the export has."""
+  tiny.on_devices(monkeypatch, 1)
+  settings = {"steps": 2, "evaluate__sets": {"more": str(place / "more.jsonl")}}
+  config = tiny.config("bert", "classify", place / "a", place / "rows.jsonl", **settings)
+  run = train.finetune(config, tmp_path / "run")
+  kept = json.loads((run.directory / "result.json").read_text())["sets"]
+  again = evaluate.judge(
+    jaxsft.load(run.export), config, prepare.further_sets(config)["more"].train
+  )[0]
+  assert kept["more/accuracy"] == again["accuracy"]
+  assert kept["more/loss"] == pytest.approx(again["loss"], rel=1e-5)
 
 
 def test_every_model_has_a_directory_of_its_own():
