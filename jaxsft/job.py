@@ -135,13 +135,19 @@ def make_train_step(config, task, options, network, tx, schedule):
   return Compiled(update, donate_argnums=0)
 
 
+CHANGEABLE = ("every", "patience", "batch_size", "slices", "prompts", "sets")
+"""Keys of `evaluate` on which the numbers that evaluations compare do not depend."""
+
+
 def resumable(config):
-  """The settings that a resumed run must share with the one it goes on from."""
+  """The settings that a resumed run must share with the one it goes on from.
+
+  Those of evaluations are among them: a best value is only compared with values like it.
+  """
   values = config_lib.to_dict(config)
-  best = {key: values["evaluate"][key] for key in ("metric", "mode")}
-  for group in ("log", "checkpoint", "export", "mesh", "evaluate"):
+  for group in ("log", "checkpoint", "export", "mesh"):
     del values[group]
-  values["evaluate"] = best  # values of another metric cannot be compared
+  values["evaluate"] = {k: v for k, v in values["evaluate"].items() if k not in CHANGEABLE}
   return values
 
 

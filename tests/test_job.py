@@ -1,10 +1,13 @@
 """What the MFU divides by: the products of a token, counted in the traced program."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from jax import extend
 
+from jaxsft import config as config_lib
 from jaxsft import job
 from jaxsft.tuning import select
 from tests.models import tiny
@@ -45,6 +48,24 @@ def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
     halved = arch.layers - (kind == "sequence")
     counted += 12 * halved * arch.heads.count * arch.heads.dim * 24 / 2
   np.testing.assert_allclose(24 * counted / 3, forward, rtol=1e-6)
+
+
+def test_a_run_goes_on_with_the_same_meaning_of_best():
+  """What is measured stays; when, in what batches and on what else may change."""
+  kept = job.resumable(config_lib.Config())
+  change = lambda key, value: job.resumable(
+    config_lib.override(config_lib.Config(), f"evaluate.{key}", value)
+  )
+  others = {"metric": "loss", "mode": "min", "threshold": 0.3, "generate": 3, "n_best": 3}
+  others |= {"generate_every": 0, "text_metrics": ("bleu",), "bleu_tokenizer": "zh"}
+  others |= {"num_beams": 2, "length_penalty": 2.0, "max_new_tokens": 3}
+  others |= {"max_answer_length": 3, "null_threshold": 0.0}
+  free = {"every": 3, "patience": 3, "batch_size": 3, "slices": ("length",)}
+  free |= {"prompts": ("a",), "sets": {"a": "b"}}
+  keys = {field.name for field in dataclasses.fields(config_lib.Evaluate)}
+  assert set(others) | set(free) == keys  # a new key has to be put on one side
+  assert {key for key, value in others.items() if change(key, value) == kept} == set()
+  assert {key for key, value in free.items() if change(key, value) != kept} == set()
 
 
 def test_flops_of_a_masked_token_are_of_few_projections():
