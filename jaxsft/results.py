@@ -6,16 +6,16 @@ metrics.json        the numbers, "intervals" (95 %, bootstrap over rows) and "sl
 """
 
 import json
+import math
 import pathlib
 from collections import Counter
-
-import numpy as np
 
 from jaxsft import log, tasks
 from jaxsft.errors import UsageError
 from jaxsft.metrics import statistics
 
 WORST = 50  # rows in errors.jsonl
+NONE = "(none)"  # the slice of rows without the field, or with a number that is none
 VALUES = 20  # values of a field that are slices of their own
 
 
@@ -32,7 +32,7 @@ def lines(found, task, context):
 def summary(found, task, context, metrics, slices=()):
   """metrics | {"intervals": {name: …}, "slices": {field: [{"slice", "n", "value", …}]}}.
 
-  slices: fields of the rows, or "length" (tokens, in quarters).
+  slices: fields of the rows, or "length" (tokens, of the source if there is one, in quarters).
   """
   measured = task.measured(found, context)
   intervals = {one.name: statistics.interval(one) for one in measured}
@@ -60,22 +60,29 @@ def groups(found, name):
   """
   check_slices((name,), {"held-out rows": [one.row for one in found]})
   if name == "length":
-    lengths = [sum(len(e["inputs"]) for e in one.examples) for one in found]
-    return [f"{a} to {b} tokens" for a, b in statistics.length_buckets(lengths)]
+    lengths = [sum(len(e.get("source", e["inputs"])) for e in one.examples) for one in found]
+    return [f"{a} to {b} tokens" for a, b in statistics.value_buckets(lengths)]
   values = [one.row.fields.get(name) for one in found]
-  numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-  if len(numbers) == len(values) and len(set(values)) > VALUES:
-    return _quarters(np.asarray(values, np.float64))
-  texts = ["(none)" if v is None else str(v) for v in values]
+  values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+  there = [i for i, v in enumerate(values) if v is not None]
+  numbers = [float(v) for v in (values[i] for i in there) if _is_number(v)]
+  if len(numbers) == len(there) and len(set(numbers)) > VALUES:
+    ends = zip(there, statistics.value_buckets(numbers), strict=True)
+    said = {i: f"{_shown(least)} to {_shown(most)}" for i, (least, most) in ends}
+    return [said.get(i, NONE) for i in range(len(values))]
+  texts = [NONE if v is None else str(v) for v in values]
   kept = {text for text, _ in Counter(texts).most_common(VALUES)}
   return [text if text in kept else "(other)" for text in texts]
 
 
-def _quarters(values):
-  inner = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
-  at = np.searchsorted(inner, values, side="left")
-  ends = {k: (values[at == k].min(), values[at == k].max()) for k in np.unique(at)}
-  return [f"{ends[k][0]:g} to {ends[k][1]:g}" for k in at]
+def _is_number(value):
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(number):
+  """A float, whole ones without a point, in as many digits as tell it from others."""
+  whole, short = number.is_integer() and abs(number) < 2**53, f"{number:g}"
+  return str(int(number)) if whole else short if float(short) == number else repr(number)
 
 
 def write(directory, found, task, context, metrics, slices=()):

@@ -84,6 +84,27 @@ def test_slices_of_numbers_are_quarters_and_rare_values_are_together():
     results.groups(rows, "nmae")
 
 
+def test_rows_without_a_number_are_apart_from_its_quarters():
+  """Large numbers that differ in their last digits are not one slice."""
+  numbers = [1_700_000_000 + i for i in range(40)]
+  gaps = [{"n": None}, {"n": float("nan")}, {}]
+  rows = found([1.0] * 43, [1] * 43, [*({"n": n} for n in numbers), *gaps])
+  said = results.groups(rows, "n")
+  assert said[40:] == ["(none)"] * 3
+  assert said[0] == "1700000000 to 1700000009" and said[39] == "1700000030 to 1700000039"
+  assert [said.count(name) for name in dict.fromkeys(said)] == [10, 10, 10, 10, 3]
+  parts = results.summary(rows, classify, CONTEXT, {}, ("n",))["slices"]["n"]
+  assert {part["slice"]: part["n"] for part in parts}["(none)"] == 3
+  lists = found([1.0] * 2, [1] * 2, [{"n": [1]}, {"n": [2]}])
+  assert results.groups(lists, "n") == ["[1]", "[2]"]
+
+
+def test_slices_by_length_are_of_the_source_where_there_is_one():
+  make = lambda n: {"inputs": np.zeros(3, np.int32), "source": np.zeros(n, np.int32)}
+  rows = [tasks.Found(Row(str(n), "", {}), [make(n)], []) for n in (10, 20, 30, 40)]
+  assert results.groups(rows, "length") == [f"{n} to {n} tokens" for n in (10, 20, 30, 40)]
+
+
 def test_a_better_model_is_told_from_chance():
   rng = np.random.default_rng(0)
   gold = rng.integers(0, 2, 400)

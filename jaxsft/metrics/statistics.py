@@ -238,18 +238,18 @@ def slices(
   return found
 
 
-def length_buckets(lengths: Sequence[int], buckets: int = 4) -> list[tuple[int, int]]:
-  """For each row the (shortest, longest) length of its bucket; buckets are near equal in rows.
+def value_buckets(values: Sequence[float], buckets: int = 4) -> list[tuple[float, float]]:
+  """For each row the (least, greatest) value of its bucket; buckets are near equal in rows.
 
-  Rows of one length share a bucket, so that there may be fewer.
+  Rows of one value share a bucket, so that there may be fewer.
   """
-  lengths = np.asarray(lengths)
-  inner = np.quantile(lengths, np.arange(1, buckets) / buckets, method="lower")
-  bucket = np.searchsorted(np.unique(inner), lengths, side="left")
+  values = np.asarray(values)
+  inner = np.quantile(values, np.arange(1, buckets) / buckets, method="lower")
+  bucket = np.searchsorted(np.unique(inner), values, side="left")
   ends = {}
   for b in np.unique(bucket):
-    inside = lengths[bucket == b]
-    ends[b] = (int(inside.min()), int(inside.max()))
+    inside = values[bucket == b]
+    ends[b] = (inside.min().item(), inside.max().item())
   return [ends[b] for b in bucket]
 
 

@@ -202,8 +202,8 @@ def test_bleu_is_undefined_where_text_says_so():
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
-def test_length_buckets_are_near_equal_and_do_not_overlap(lengths, buckets):
-  found = statistics.length_buckets(lengths, buckets)
+def test_value_buckets_are_near_equal_and_do_not_overlap(lengths, buckets):
+  found = statistics.value_buckets(lengths, buckets)
   assert all(low <= n <= high for n, (low, high) in zip(lengths, found, strict=True))
   ends = sorted(set(found))
   assert len(ends) <= buckets
@@ -213,9 +213,9 @@ def test_length_buckets_are_near_equal_and_do_not_overlap(lengths, buckets):
     assert len(sizes) == buckets and max(sizes) - min(sizes) <= 1
 
 
-def test_length_buckets_are_slices():
+def test_value_buckets_are_slices():
   found = statistics.slices(
-    statistics.mean("x", range(8)), statistics.length_buckets([1, 2, 3, 4, 5, 6, 7, 9], 2), 5
+    statistics.mean("x", range(8)), statistics.value_buckets([1, 2, 3, 4, 5, 6, 7, 9], 2), 5
   )
   assert [(row["slice"], row["n"], row["value"]) for row in found] == [
     ((1, 4), 4, 1.5),
