@@ -177,6 +177,7 @@ def main(argv):
       "several different ones as --runs A B …"
     )
   start.quiet()
+  start.compilation_cache()
   task = tasks.TASKS[config.task]
   sets = _measured_on(config, task)
   directories = _directories(flags["out"], sets, names)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import families, weights
+from jaxsft import families, models, weights
 from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.errors import JaxsftError
 from jaxsft.weights import head_file, safetensors_files
@@ -28,7 +28,8 @@ MANIFEST = "jaxsft_export.json"
 THRESHOLD = "jaxsft_threshold"
 """Key of config.json with the `threshold` of tasks.Context, of a head of many labels."""
 ANSWERING = "jaxsft_answers"
-"""Key of config.json with the fields tasks.ANSWERING, of a head that finds answers."""
+"""Key of config.json with the fields tasks.ANSWERING, of a head that finds answers; of others
+with "max_length" and "pairs", where they are not what anyone would take them to be."""
 FRAME = (  # how a target begins and ends; old checkpoints have it in config.json
   "decoder_start_token_id",
   "forced_bos_token_id",
@@ -60,7 +61,7 @@ def write(
   source_config: config.json of the checkpoint it was loaded from. chat_template: the one
   trained with; None: the tokenizer's own. stop_ids: every id that was supervised as an
   end, for "lm" heads. labels: names in id order, () for a regression. label_type, threshold:
-  as in tasks.Context; answering: its fields tasks.ANSWERING, for "span" heads.
+  as in tasks.Context; answering: its fields tasks.ANSWERING.
   generation_config: that of the checkpoint, whose sampling settings are kept.
 
   Everything is written beside `directory`, loaded again from there and compared bit for
@@ -71,6 +72,8 @@ def write(
   _check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
+  if head.kind != "span":
+    answering = _unusual(answering or {}, arch, head)
   config = _with_decisions(config, head, label_type, threshold, answering)
   config |= _token_ids_for(family, arch, config, source_config, tokenizer, stops)
   try:
@@ -117,11 +120,19 @@ def _write_configs(work, config, stops, generation_config):
 def _with_decisions(config, head, label_type, threshold, answering):
   """The config with how a head's logits become answers; nothing of an earlier head's."""
   config = {k: v for k, v in config.items() if k not in (THRESHOLD, ANSWERING)}
-  if head.kind == "span" and answering:
+  if answering:
     config[ANSWERING] = dict(answering)
   if head.kind == "sequence" and label_type == "multi":
     config |= {"problem_type": "multi_label_classification", THRESHOLD: threshold}
   return config
+
+
+def _unusual(answering, arch, head):
+  """What of a head's reading is to be kept; causal models read as far as positions reach."""
+  usual = {"max_length": arch.max_positions, "pairs": False}
+  if head.kind == "lm" and not models.has_source(arch):
+    return {}
+  return {name: answering[name] for name, v in usual.items() if answering.get(name, v) != v}
 
 
 def _write_weights(

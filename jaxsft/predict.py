@@ -13,7 +13,8 @@ way, the same command goes on. --temperature divides the logits of classes befor
 scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
 above which score a label is given where a row may have many. Models that write answer in
 "text", as `generate` does; "cut" says that max_new_tokens may have ended it, "source_cut" that
-the model saw only the beginning of a source.
+the model saw only the beginning of a source. Of other models "cut" says that they saw but a
+part of the row. A row that cannot be answered has an "error" instead, and is counted.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ import json
 import os
 
 import jax
+import numpy as np
 
 from jaxsft import (
   answering,
@@ -39,7 +41,7 @@ from jaxsft import (
   tasks,
 )
 from jaxsft import config as config_lib
-from jaxsft.data import clean, fetch, forms, order, read, store
+from jaxsft.data import fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, defaults, stops, writing
 from jaxsft.generation.prompts import room
@@ -58,11 +60,19 @@ def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules
   model = dataclasses.replace(model, context=context)
   named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
   answer = predictor(model, batch_size, **rules)
-  return [said for block in _blocks(named) for said in answer(block)]
+  found = []
+  for block in _blocks(named):
+    for said in answer(block):
+      if set(said) == {"error"}:
+        raise JaxsftError(said["error"])
+      found.append(said)
+  return found
 
 
 def predictor(model, batch_size, **rules):
-  """A function [read.Row] -> [what the task decodes]; its calls share weights and programs."""
+  """A function [read.Row] -> [what the task decodes, or {"error": why the row has no answer}];
+  its calls share weights and programs. "cut" says that the model saw but a part of the row.
+  """
   task = tasks.TASKS.get(model.base.task)
   if task is None:
     raise JaxsftError(
@@ -77,19 +87,49 @@ def predictor(model, batch_size, **rules):
   eval_step = evaluate.make_eval_step(model.network, task, options, mesh)
 
   def answer(rows):
-    unlabelled = [_unlabelled(row, task) for row in rows]
-    examples = prepare.examples(unlabelled, task, model.context, store.in_memory)
-    if left_out := examples.counts["dropped"]:
-      where = next(row.where for row in rows if row.id == left_out[0])
-      raise JaxsftError(
-        f"{where}: is too long for the model's {model.context.max_length} tokens and cannot be "
-        "cut; shorten or leave out the row"
-      )
+    read_rows, said = _each(rows, lambda row: _encoded(row, task, model.context))
+    if not read_rows:
+      return said
+    kept = [row for row, _ in read_rows.values()]
+    parts = (
+      (f"{row.id}#{k}", example | {"row": np.int32(n)})
+      for n, (row, encoded) in enumerate(read_rows.values())
+      for k, example in enumerate(encoded.examples)
+    )
+    examples = prepare.Examples(kept, store.in_memory(parts))
     plan = _plan(examples.store.lengths, batch_size, model.base.limit, mesh)
     found = evaluate.measure(eval_step, params, examples, plan, mesh)
-    return [task.decode(one, model.context) for one in found]
+    for (i, (_, encoded)), one in zip(read_rows.items(), found, strict=True):
+      cut = {"cut": True} if (encoded.note or "").startswith("truncated") else {}
+      said[i] = task.decode(one, model.context) | cut
+    return said
 
   return answer
+
+
+def _each(rows, read_row):
+  """({index: read_row(row)}, a list with {"error"} of each row for which that raises)."""
+  found, said = {}, [None] * len(rows)
+  for i, row in enumerate(rows):
+    try:
+      found[i] = read_row(row)
+    except JaxsftError as error:
+      said[i] = {"error": str(error)}
+  return found, said
+
+
+def _encoded(row, task, context):
+  """(the row without its answer, tasks.Encoded); raises JaxsftError where it has no example."""
+  row = _unlabelled(row, task, context)
+  encoded = task.encode(row, context)
+  if encoded.examples:
+    return row, encoded
+  why = (encoded.note or "").removeprefix("dropped: ")
+  if why == "too long":
+    why = f"is too long for the model's {context.max_length} tokens and cannot be cut"
+  else:
+    why = f"cannot be answered: {why}"
+  raise JaxsftError(f"{row.where}: {why}; correct or leave out the row")
 
 
 def _writer(model, task, params, mesh, given):
@@ -105,24 +145,27 @@ def _writer(model, task, params, mesh, given):
   rules["stop_ids"] = stops.stop_ids(model.base, model.context.chat_template)
   rules["frame"] = answering.frame_of(model.base, model.context)
 
+  def prompt_of(row):
+    prompt = task.prompt(row, model.context)
+    if prompt is None:
+      raise JaxsftError(f"{row.where}: asks nothing, expected a question; correct the row")
+    if reason := room(model.network, len(prompt), rules["max_new_tokens"]):
+      raise JaxsftError(f"{row.where}: {reason}")
+    return prompt
+
   def answer(rows):
-    prompts = []
-    for row in rows:
-      prompt = task.prompt(row, model.context)
-      if prompt is None:
-        raise JaxsftError(f"{row.where}: asks nothing, expected a question; correct the row")
-      if reason := room(model.network, len(prompt), rules["max_new_tokens"]):
-        raise JaxsftError(f"{row.where}: {reason}")
-      prompts.append(prompt)
+    prompts, said = _each(rows, prompt_of)
+    if not prompts:
+      return said
     with jax.set_mesh(mesh):
-      said = writing.written(model.network, params, model.tokenizer, prompts, **rules)
-    whole = [not task.SOURCE or task.whole(row, model.context) for row in rows]
-    return [
-      {"text": best.text}
-      | ({"cut": True} if best.full else {})
-      | ({} if uncut else {"source_cut": True})
-      for (best,), uncut in zip(said, whole, strict=True)
-    ]
+      texts = writing.written(
+        model.network, params, model.tokenizer, list(prompts.values()), **rules
+      )
+    for i, (best,) in zip(prompts, texts, strict=True):
+      whole = not task.SOURCE or task.whole(rows[i], model.context)
+      said[i] = {"text": best.text} | ({"cut": True} if best.full else {})
+      said[i] |= {} if whole else {"source_cut": True}
+    return said
 
   return answer
 
@@ -133,21 +176,25 @@ def _blocks(rows):
     yield block
 
 
-def _unlabelled(row, task):
+def _unlabelled(row, task, context):
   """The row without its answer; raises JaxsftError where there is nothing to answer."""
   fields = {name: value for name, value in row.fields.items() if name not in task.GOLD}
   needed = [name for name in task.FIELDS if name not in task.GOLD]
   words = task.HEAD == "token" and fields.get("tokens") is not None
   if not needed and not words and not forms.has_turns(fields):
     needed = ["text"]
+  if context.pairs and not forms.has_turns(fields):
+    needed.append("text_pair")
   for name in needed:
     if not str(fields.get(name, "")).strip():
       raise JaxsftError(
         f"{row.where}: has no {name}, found the fields {', '.join(row.fields)}; name the "
         f"column with --columns='{{\"{name}\": …}}'"
       )
-  for name in clean.TEXT_FIELDS:
-    if not isinstance(fields.get(name, ""), str):
+  maybe = ("text", "text_pair") if task.HEAD == "sequence" else ()
+  for name in (*needed, *maybe):
+    nothing = name not in needed and fields.get(name) is None
+    if not nothing and not isinstance(fields[name], str):
       raise JaxsftError(
         f"{row.where}: the field {name!r} is {fields[name]!r}, expected text; correct "
         "the row or name another column with --columns"
@@ -176,7 +223,10 @@ def _plan(lengths, batch_size, limit, mesh):
 
 
 def _rows(flags, config):
-  """(the rows of --data, text that names them) as a config's data keys say."""
+  """(the rows of --data, text that names them) as a config's data keys say.
+
+  Raises UsageError where --out is one of their files.
+  """
   data = config_lib.Data() if config is None else config.data
   columns, kind = data.columns, dict[str, str | int]
   if flags["columns"]:
@@ -185,12 +235,14 @@ def _rows(flags, config):
   settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
   settings |= {"format": data.format, "columns": columns, "id": data.id}
   path = fetch.resolve(flags["data"], None, key="--data")
+  sources = read.files_of(path, data.format)
+  row_file.check(flags["out"], sources)
   rows = read.read_rows(path, **settings)
   first = next(rows, None)  # what is wrong with a file is said before the weights are read
   if first is None:
     raise JaxsftError(f"--data={flags['data']}: holds no row, expected at least one to answer")
   files = [str(path)]
-  for file in read.files_of(path, data.format):
+  for file in sources:
     files += [file, os.stat(file).st_size, os.stat(file).st_mtime_ns]
   return itertools.chain([first], rows), json.dumps([files, settings], sort_keys=True)
 
@@ -199,7 +251,7 @@ def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
   own = {name: getattr(found, name) for name in ("instruction", "chat_template")}
-  own |= tasks.answering(found)
+  own |= tasks.answering(found) | {"pairs": model.context.pairs}
   return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))
 
 
@@ -219,6 +271,7 @@ def main(argv):
   flags |= {"sha256": None, "temperature": 1.0, "threshold": None, "max_new_tokens": 0}
   config, flags = command.parse(argv, flags, needs_config=False)
   start.quiet()
+  start.compilation_cache()
   if flags["batch_size"] < 1:
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
   threshold, kind = flags["threshold"], float | dict[str, float]
@@ -244,16 +297,31 @@ def main(argv):
   try:
     if out.done:
       print(f"going on after {out.done} rows that are answered already")
-    rest = itertools.islice(rows, out.done, None)
-    with screen.counting("rows") as show:
-      for block in _blocks(rest):
-        said = zip(block, answer(block), strict=True)
-        out.write([{"id": row.id, **row.fields, **words} for row, words in said])
-        show(out.done)
+    errors = _answer_all(itertools.islice(rows, out.done, None), answer, out)
     out.close()
   finally:
     out.leave()
-  print(f"{out.done} predictions in {out.out}")
+  print(f"{out.done} rows in {out.out}")
+  if errors:
+    print(f'{len(errors)} rows read now have no answer, as their "error" says: {errors[0]}')
+
+
+def _answer_all(rows, answer, out):
+  """Writes every row with what is said of it; returns the sentences of those without answer.
+
+  Raises JaxsftError where the first rows have none at all: then it is not for the rows.
+  """
+  errors = []
+  with screen.counting("rows") as show:
+    for block in _blocks(rows):
+      said = answer(block)
+      errors += [words["error"] for words in said if set(words) == {"error"}]
+      if not out.done and len(errors) == len(block):
+        raise JaxsftError(errors[0])
+      pairs = zip(block, said, strict=True)
+      out.write([{"id": row.id, **row.fields, **words} for row, words in pairs])
+      show(out.done)
+  return errors
 
 
 if __name__ == "__main__":

@@ -99,7 +99,9 @@ def prepare(config, base, mesh):
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
   weights = labels.class_weights(config.loss.class_weights, names, train.store)
-  context = dataclasses.replace(context, class_weights=weights)
+  pairs = all(row.fields.get("text_pair") is not None for row in rows.train)
+  pairs = pairs and task.HEAD == "sequence"
+  context = dataclasses.replace(context, class_weights=weights, pairs=pairs)
   options = tasks.options_of(task, config.loss, context)
   return Prepared(task, context, options, rows, train, held_out, plan, eval_plan, sets)
 

@@ -78,8 +78,9 @@ class Pretrained:
   @property
   def answering(self):
     """{name: value} of the fields tasks.ANSWERING that the head was exported with, or usual."""
-    usual = {"max_length": self.limit, "stride": min(128, self.limit // 4)}
-    found = self.config.get(hf_directory.ANSWERING, {}) if self.kind == "span" else {}
+    found = self.config.get(hf_directory.ANSWERING, {}) if self.kind != "none" else {}
+    length = found.get("max_length", self.limit)
+    usual = {"max_length": length, "stride": min(128, length // 4)}
     return usual | {name: found[name] for name in tasks.ANSWERING if name in found}
 
   @property

@@ -12,6 +12,18 @@ from jaxsft.errors import JaxsftError, UsageError
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 
 
+def check(out, sources):
+  """Raises UsageError for an `out` without one of SUFFIXES, or that is one of the sources."""
+  out = pathlib.Path(out)
+  if out.suffix not in SUFFIXES:
+    raise UsageError(f"--out={out}: expected a file that ends with {', '.join(SUFFIXES)}")
+  if out.resolve() in {pathlib.Path(file).resolve() for file in sources}:
+    raise UsageError(
+      f"--out={out}: is the file that --data reads, which the answers would replace; choose "
+      "another name"
+    )
+
+
 class RowFile:
   """Rows on their way to `out`; until `close` they lie in a part file beside it.
 
@@ -23,8 +35,6 @@ class RowFile:
 
   def __init__(self, out, identity):
     self.out = pathlib.Path(out)
-    if self.out.suffix not in SUFFIXES:
-      raise UsageError(f"--out={out}: expected a file that ends with {', '.join(SUFFIXES)}")
     self._part = self.out.with_name(f".{self.out.name}.{identity[:16]}.part")
     self.done = 0
     with self._sentences():

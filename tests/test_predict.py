@@ -1,12 +1,13 @@
 """The verb `predict`: what it reads, what it writes, and how it goes on."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from jaxsft import predict, pretrained, row_file
+from jaxsft import evaluate, predict, pretrained, row_file, start
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
 
@@ -139,6 +140,103 @@ def test_refusals(classifier, rows, tmp_path):
   (tmp_path / "none.jsonl").write_text("\n")
   with pytest.raises(JaxsftError, match="holds no row"):
     run(classifier, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
+
+
+def test_a_row_that_cannot_be_answered_says_why_and_the_others_are(
+  classifier, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(predict, "BLOCK", 3)
+  rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+  bad = {1: {"text": " "}, 3: {"text": 5}, 4: {"text": None}}
+  lines = [bad.get(i, {"text": text}) for i, text in enumerate(TEXTS[:6])]
+  rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  run(classifier, rows, out)
+  said = read(out)
+  assert [sorted(row) for row in said if "error" in row] == [["error", "id", "text"]] * 3
+  assert [i for i, row in enumerate(said) if "error" in row] == [1, 3, 4]
+  assert "rows.jsonl:2: has no text" in said[1]["error"] and "5" in said[3]["error"]
+  shown = capsys.readouterr().out
+  assert "6 rows in" in shown and "3 rows read now have no answer" in shown
+  known = pretrained.load(classifier).predict([{"text": TEXTS[i]} for i in (0, 2, 5)])
+  for i, one in zip((0, 2, 5), known, strict=True):
+    assert said[i]["score"] == pytest.approx(one["score"], abs=1e-6)
+  rows.write_text('{"txt": "a"}\n{"txt": "b"}\n{"txt": "a"}\n{"text": "good"}\n')
+  with pytest.raises(JaxsftError, match=r"rows\.jsonl:1: has no text"):  # no row of the first
+    run(classifier, rows, tmp_path / "none.jsonl")
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+  with pytest.raises(JaxsftError, match="row 1: has no text"):
+    pretrained.load(classifier).predict([{"text": "good"}, {"text": ""}])
+
+
+def test_a_text_that_was_cut_says_so(classifier, tmp_path, caplog):
+  """What an export was trained to read: 8 tokens with [CLS] and [SEP]."""
+  model = pretrained.load(classifier)
+  assert model.context.max_length == 64
+  context = dataclasses.replace(model.context, max_length=8)
+  dataclasses.replace(model, context=context).save(tmp_path / "short")
+  short = pretrained.load(tmp_path / "short")
+  assert short.context.max_length == 8
+  texts = [{"text": "good " * n} for n in (6, 7, 70)]
+  with caplog.at_level("WARNING"):
+    said = short.predict(texts)
+  assert [one.get("cut") for one in said] == [None, True, True] and not caplog.records
+  assert said[1]["scores"] == pytest.approx(said[0]["scores"], abs=1e-6)
+  assert [one.get("cut") for one in model.predict(texts)] == [None, None, True]
+  assert "jaxsft_answers" not in json.loads((classifier / "config.json").read_text())
+
+
+def test_a_model_of_pairs_is_not_asked_about_single_texts(classifier, tmp_path):
+  model = pretrained.load(classifier)
+  context = dataclasses.replace(model.context, pairs=True)
+  dataclasses.replace(model, context=context).save(tmp_path / "pairs")
+  of_pairs = pretrained.load(tmp_path / "pairs")
+  assert "label" in of_pairs.predict([{"text": "good", "text_pair": "bad"}])[0]
+  with pytest.raises(JaxsftError, match="row 0: has no text_pair, found the fields text;"):
+    of_pairs.predict([{"text": "good"}])
+  assert "label" in model.predict([{"text": "good"}])[0]
+
+
+def test_columns_that_the_task_does_not_read_are_free(classifier):
+  model = pretrained.load(classifier)
+  row = {"text": "good", "source": 3, "question": None, "context": ["a"], "prompt": 1}
+  assert model.predict([row]) == model.predict([{"text": "good", "text_pair": None}])
+  for name in ("text", "text_pair"):
+    with pytest.raises(JaxsftError, match=f"row 0: the field '{name}' is 3, expected text"):
+      model.predict([{"text": "good", name: 3}])
+
+
+def test_a_text_with_nothing_to_hide_is_not_called_too_long(tmp_path):
+  model = pretrained.load(tiny.checkpoint(tmp_path / "m", "bert", kind="masked_lm"))
+  with pytest.raises(JaxsftError, match="row 0: cannot be answered: no token to hide"):
+    model.predict([{"text": "zzzz qqqq"}])
+
+
+def test_where_answers_go_is_checked_before_the_model_is_read(rows, tmp_path, monkeypatch):
+  (tmp_path / "link.jsonl").symlink_to(rows)
+  before = rows.read_bytes()
+  for out, words in (
+    (rows, "is the file that --data reads"),
+    (tmp_path / "link.jsonl", "is the file that --data reads"),
+    (tmp_path / "out.txt", "expected a file that ends with"),
+  ):
+    with pytest.raises(UsageError, match=words):
+      run(tmp_path / "no model", rows, out)
+  assert rows.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", [predict, evaluate])
+def test_programs_are_kept(verb, rows, classifier, tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(start, "compilation_cache", lambda: asked.append(verb))
+  (tmp_path / "c.py").write_text(
+    "from jaxsft.config import Config, Data, Model\n"
+    "def get_config(arg=''):\n"
+    f"  return Config(model=Model(path='m'), data=Data(path={str(rows)!r}, split=0.0))\n"
+  )
+  argv = ["--model=./none", f"--config={tmp_path / 'c.py'}"]
+  with pytest.raises(JaxsftError):
+    verb.main(argv + [f"--data={rows}", "--out=o.jsonl"] * (verb is predict))
+  assert asked == [verb]
 
 
 def test_blocks_share_programs(classifier):

@@ -52,6 +52,21 @@ def test_a_trained_head_keeps_its_labels_and_weights(trained, tmp_path):
   np.testing.assert_array_equal(loaded["head"]["kernel"], params["head"]["kernel"])
 
 
+def test_whether_all_rows_that_train_are_pairs(trained, tmp_path):
+  path, _ = trained
+  for pairs in (True, False):
+    rows = tmp_path / f"{pairs}.jsonl"
+    line = {"text": "the film", "text_pair": "the plot"}
+    lines = [line | {"name": f"s{i}", "label": ("pos", "neg")[i % 2]} for i in range(12)]
+    if not pairs:
+      del lines[-1]["text_pair"]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = tiny.config("bert", "classify", path, rows, data__split=0.0)
+    mesh = tiny.devices(1)
+    found = prepare.prepare(config, pretrained.open_base(config.model), mesh)
+    assert found.context.pairs is pairs
+
+
 def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
   """0 is "pos" here, as the head has it, in the rows that train and in those held out."""
   path, _ = trained

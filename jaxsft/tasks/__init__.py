@@ -70,6 +70,9 @@ class Context:
   temperature: float = 1.0
   """What logits are divided by before they become the scores of `decode`."""
 
+  pairs: bool = False
+  """Whether every text that a classifier was trained on has a second one."""
+
   instruction: str = ""
   """Text before every source."""
   max_target_length: int = 0
@@ -94,12 +97,13 @@ NOT_ENCODED = (
   "n_best",
   "text_metrics",
   "bleu_tokenizer",
+  "pairs",
 )
 """Fields of Context that `encode` does not read, or that are hashed elsewhere."""
 
 
-ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
-"""Fields of Context by which questions are answered; an export keeps them."""
+ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold", "pairs")
+"""Fields of Context by which rows are read and answered; an export keeps them."""
 
 
 class Encoded(NamedTuple):

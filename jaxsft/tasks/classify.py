@@ -67,7 +67,12 @@ def _text(fields, context):
   pair = fields.get("text_pair")
   text = fields["text"] if pair is None else f"{fields['text']} | {pair}"
   encode = lambda **cut: context.tokenizer(
-    fields["text"], pair, return_token_type_ids=True, return_attention_mask=False, **cut
+    fields["text"],
+    pair,
+    return_token_type_ids=True,
+    return_attention_mask=False,
+    verbose=False,  # it would say that a text is too long, which we count
+    **cut,
   )
   tokens, note = encode(), None
   if _too_long(tokens, context):
@@ -104,7 +109,7 @@ def _rendered(messages, tools, context):
   silent = [message | {"train": False} for message in messages]
   rendered = chat.render(silent, tokenizer, template, tools)
   if tokenizer.cls_token and not rendered.text.startswith(tokenizer.cls_token):
-    return rendered.text, tokenizer(rendered.text, return_token_type_ids=True)
+    return rendered.text, tokenizer(rendered.text, return_token_type_ids=True, verbose=False)
   ids = chat.tokenize(rendered, tokenizer, template).ids
   return rendered.text, {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
 
