@@ -7,6 +7,25 @@ from jaxsft.metrics import text
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
 WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
+USED_BY = {
+  "data.train_on": ("chat",),
+  "data.chat_template": ("chat", "classify"),
+  "data.stride": ("answer", "tag"),
+  "data.mask_rate": ("masked_lm",),
+  "data.whole_words": ("masked_lm",),
+  "data.instruction": ("seq2seq",),
+  "data.max_target_length": ("seq2seq",),
+  "data.languages": ("seq2seq",),
+  "loss.chunk": ("chat", "masked_lm", "seq2seq"),
+  "loss.focal": LABELLED,
+  "loss.class_weights": LABELLED,
+  "evaluate.prompts": WRITE,
+  "evaluate.max_new_tokens": WRITE,
+  "evaluate.max_answer_length": ("answer",),
+  "evaluate.n_best": ("answer",),
+  "evaluate.null_threshold": ("answer",),
+}
+"""Keys without an effect with some tasks -> the tasks with which they have one."""
 OWN_SETS = ("held out", "all rows")  # what the verb evaluate calls those of data.path
 
 
@@ -14,6 +33,7 @@ def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
   groups = (
     _counts,
+    _used,
     _paths,
     _batches,
     _data,
@@ -43,6 +63,18 @@ def _counts(c):
     ("evaluate.n_best", c.evaluate.n_best),
   ):
     yield value < 1, f"config.{key}: found {value}, expected at least 1"
+
+
+def _used(c):
+  for key, tasks in USED_BY.items():
+    group, name = key.split(".")
+    settings = getattr(c, group)
+    value, usual = getattr(settings, name), getattr(type(settings)(), name)
+    yield (
+      c.task not in tasks and value != usual,
+      f"config.{key}: has no effect with task={c.task!r}, only with {' and '.join(tasks)}; set "
+      f"it to {usual!r}",
+    )
 
 
 def _paths(c):
@@ -110,14 +142,6 @@ def _data(c):
     not 0 < d.mask_rate < 1,
     f"config.data.mask_rate: found {d.mask_rate}, expected a share above 0 and below 1",
   )
-  for key, value, usual in (
-    ("mask_rate", d.mask_rate, 0.15),
-    ("whole_words", d.whole_words, False),
-  ):
-    yield (
-      c.task != "masked_lm" and value != usual,
-      f"config.data.{key}: has no effect with task={c.task!r}; set it to {usual!r}",
-    )
   yield (
     c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
     "config.data.labels: task='tag' has names of tags in id order, and no rules or "
@@ -140,6 +164,16 @@ def _windows(c):
     "'error' or 'drop' for questions that leave no room for a context",
   )
   yield (
+    c.task == "masked_lm" and d.too_long in ("drop", "truncate"),
+    f"config.data.too_long: {d.too_long!r} has no effect with task='masked_lm', which reads "
+    "long texts in windows and leaves nothing out; set 'error'",
+  )
+  yield (
+    c.task == "tag" and d.too_long != "windows" and d.stride != type(d)().stride,
+    f"config.data.stride: is {d.stride}, which has no effect with data.too_long="
+    f"{d.too_long!r}; set that to 'windows'",
+  )
+  yield (
     c.task != "tag" and d.too_long == "windows",
     f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
     "or 'truncate'",
@@ -157,26 +191,11 @@ def _targets(c):
     f"config.data.languages: found {d.languages}, expected the codes of the source's and the "
     "target's language",
   )
-  settings = {"instruction": None, "max_target_length": "auto", "languages": None}
-  for key, default in settings.items():
-    yield (
-      c.task != "seq2seq" and getattr(d, key) != default,
-      f"config.data.{key}: is for sources and targets, which task={c.task!r} does not have; "
-      "remove it or set task='seq2seq'",
-    )
 
 
 def _labels(c):
   d, loss, threshold = c.data, c.loss, c.evaluate.threshold
   yield loss.focal < 0, f"config.loss.focal: found {loss.focal}, expected a gamma ≥ 0"
-  yield (
-    loss.focal > 0 and c.task not in LABELLED,
-    f"config.loss.focal: has no meaning for task={c.task!r}; set it to 0",
-  )
-  yield (
-    loss.class_weights != "none" and c.task not in LABELLED,
-    f"config.loss.class_weights: task={c.task!r} has no labels; set it to 'none'",
-  )
   for label, weight in (
     loss.class_weights.items() if isinstance(loss.class_weights, dict) else ()
   ):

@@ -68,11 +68,31 @@ BAD = [
   ({"data.mask_rate": "0.3"}, "config.data.mask_rate: has no effect with task='classify'"),
   ({"data.whole_words": "true"}, "config.data.whole_words: has no effect"),
   ({"task": "masked_lm", "data.labels": '["a"]'}, "task='masked_lm' has no labels"),
+  ({"data.train_on": "last"}, "train_on: has no effect with task='classify', only with chat"),
+  ({"data.stride": "64"}, "config.data.stride: has no effect with task='classify'"),
+  (
+    {"task": "tag", "data.stride": "64"},
+    "stride: is 64, which has no effect with data.too_long",
+  ),
+  ({"task": "tag", "data.chat_template": "x"}, "config.data.chat_template: has no effect"),
+  ({"task": "tag", "loss.chunk": "64"}, "config.loss.chunk: has no effect with task='tag'"),
+  ({"evaluate.n_best": "5"}, "config.evaluate.n_best: has no effect with task='classify'"),
+  ({"evaluate.max_answer_length": "5"}, "max_answer_length: has no effect"),
+  ({"task": "seq2seq", "evaluate.null_threshold": "0"}, "null_threshold: has no effect"),
+  (
+    {"evaluate.prompts": '["hi"]'},
+    "prompts: has no effect with task='classify', only with chat",
+  ),
+  ({"task": "answer", "evaluate.max_new_tokens": "9"}, "max_new_tokens: has no effect"),
+  (
+    {"task": "masked_lm", "data.too_long": "drop"},
+    "'drop' has no effect with task='masked_lm'",
+  ),
   ({"loss.focal": "-1"}, "config.loss.focal: found -1.0"),
-  ({"task": "chat", "loss.focal": "2"}, "config.loss.focal: has no meaning for task='chat'"),
+  ({"task": "chat", "loss.focal": "2"}, "config.loss.focal: has no effect with task='chat'"),
   (
     {"task": "chat", "loss.class_weights": "balanced"},
-    "config.loss.class_weights: task='chat' has no labels",
+    "config.loss.class_weights: has no effect with task='chat'",
   ),
   ({"loss.class_weights": '{"a": 0}'}, "config.loss.class_weights: found 0 for 'a'"),
   ({"loss.class_weights": '{"a": "b"}'}, "config.loss.class_weights: found {'a': 'b'}"),
@@ -139,7 +159,7 @@ def test_missing_file():
 
 def test_dict_round_trip(path):
   config = config_lib.load_config(
-    path, {"data.labels": '{"a": "x > 0"}', "evaluate.prompts": '["hi"]'}
+    path, {"data.labels": '{"a": "x > 0"}', "evaluate.slices": '["hi"]'}
   )
   assert config_lib.from_dict(config_lib.to_dict(config)) == config
   with pytest.raises(UsageError, match=r"config\.model\.pth: unknown key; did you mean .path"):

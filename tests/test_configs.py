@@ -108,7 +108,7 @@ def test_sentiment_files(tmp_path):
       (place / file).write_text(f"{head}\n{line}\n", encoding="utf-8")
     config = config_lib.load_config(f"{CONFIGS}/{name}.py:{place}")
     found = [rows_of(config).train[0], rows_of(config).held_out[0]]
-    found += [rows[0] for rows in prepare.further_sets(config).values()]
+    found += [rows.train[0] for rows in prepare.further_sets(config).values()]
     assert [(r.fields["text"], r.fields["label"]) for r in found] == [expected] * len(found)
     assert len(found) == (3 if name == "sentiment_zh" else 2)
 

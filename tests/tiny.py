@@ -263,13 +263,14 @@ def config(family, kind, model, data, **overrides):
     "optim.schedule": "constant",
     "optim.warmup": 0.0,
     "evaluate.every": 0,
-    "evaluate.max_new_tokens": 0,
     "checkpoint.every": 0,
     "log.every": 1,
     "log.tensorboard": False,
   }
   if (family, kind) in WINDOWS:
     settings["data.max_length"], settings["data.stride"] = WINDOWS[family, kind]
+  if kind in ("chat", "seq2seq"):
+    settings["evaluate.max_new_tokens"] = 0
   if kind == "answer":
     settings["evaluate.null_threshold"] = 0.0
   if kind == "tag":

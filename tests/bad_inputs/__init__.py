@@ -29,7 +29,6 @@ SETTINGS = {
   "data.split": 0.2,
   "optim.schedule": "constant",
   "evaluate.every": 0,
-  "evaluate.max_new_tokens": 0,
   "log.every": 1,
 }
 TASKS = {
@@ -39,6 +38,8 @@ TASKS = {
   "tag": SETTINGS | {"task": "tag", "data.path": "tags.jsonl"},
 }
 TASKS["answer"] |= {"data.max_length": 32, "data.stride": 8}
+TASKS["chat"] |= {"evaluate.max_new_tokens": 0}
+TASKS["seq2seq"] |= {"evaluate.max_new_tokens": 0}
 
 
 def build(root):
