@@ -3,9 +3,13 @@
   EU NNP I-NP I-ORG        {"tokens": ["EU", "rejects"], "tags": ["I-ORG", "O"],
   rejects VBZ I-VP O        "1": ["NNP", "VBZ"], "2": ["I-NP", "I-VP"]}
 
-Columns are split at tabs, or at runs of spaces where the first line of a token has no tab.
+Columns are split at tabs, or at runs of spaces where the first line of a token has no tab. Of
+CoNLL-U (universaldependencies.org/format.html), the ten columns that begin with a number, the
+tokens are FORM and the tags UPOS unless data.columns says otherwise; lines of several words
+("1-2") and of none ("5.1") are no tokens.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +17,10 @@ from jaxsft.data import formats
 from jaxsft.errors import JaxsftError, UsageError
 
 DOCUMENT = "-DOCSTART-"
+FIRST = re.compile(r"1|1-\d+|0\.1")
+"""The id that CoNLL-U's first line of a sentence has."""
+APART = re.compile(r"\d+[-.]\d+")
+"""Ids of CoNLL-U's lines that are no words."""
 
 
 class Layout(NamedTuple):
@@ -22,6 +30,8 @@ class Layout(NamedTuple):
   columns: int
   tabs: bool
   """Columns are split at tabs, else at runs of spaces."""
+  universal: bool
+  """CoNLL-U."""
 
   @property
   def words(self) -> str:
@@ -35,35 +45,39 @@ def sentences(
   """One record a sentence, at its first line; every column is a list with a value a token.
 
   columns: field -> position; "tokens" is the first and "tags" the last column (if there are
-  two) where it does not say otherwise, other columns are named by their position. A line of
-  white space ends a sentence. `-DOCSTART-` lines are no tokens: where a file has them,
-  "document" counts from 1 which one a sentence is in. Lines of "# …" in front of a sentence
-  are comments, kept in "comments", unless they have as many columns as a token.
+  two; see above for CoNLL-U) where it does not say otherwise, other columns are named by their
+  position. A line of white space ends a sentence. `-DOCSTART-` lines are no tokens: where a
+  file has them, "document" counts from 1 which one a sentence is in. Lines of "# …" in front
+  of a sentence are comments, kept in "comments", unless they have as many columns as a token.
+  Lines of CoNLL-U that are no words are kept in "ranges".
   Raises JaxsftError with file:line.
   """
   layout = _layout(file, encoding)
   if layout is None:
     return
   names = _names(columns, layout, file)
-  document, first, comments, found = 0, 0, [], []
+  document, first, comments, ranges, found = 0, 0, [], [], []
   for number, line in formats.lines(file, encoding):
     line = line.rstrip("\r\n")
     opens = line.startswith(DOCUMENT)
     if not line.strip() or opens:
       if found:
-        yield _record(first, found, names, document, comments)
-        found, comments = [], []
+        yield _record(first, found, names, document, comments, ranges)
+        found, comments, ranges = [], [], []
       document += opens
       continue
     values = _split(line, layout.tabs)
     if not found and line.startswith("# ") and len(values) != layout.columns:
       comments.append(line[2:])
       continue
+    if layout.universal and APART.fullmatch(values[0]):
+      ranges.append(line)
+      continue
     _check(values, names, layout, f"{file}:{number}")
     first = first if found else number
     found.append(values)
   if found:
-    yield _record(first, found, names, document, comments)
+    yield _record(first, found, names, document, comments, ranges)
 
 
 def _layout(file: str, encoding: str) -> Layout | None:
@@ -72,7 +86,9 @@ def _layout(file: str, encoding: str) -> Layout | None:
     line = line.rstrip("\r\n")
     if line.strip() and not line.startswith((DOCUMENT, "# ")):
       tabs = "\t" in line
-      return Layout(number, len(_split(line, tabs)), tabs)
+      values = _split(line, tabs)
+      universal = tabs and len(values) == 10 and bool(FIRST.fullmatch(values[0]))
+      return Layout(number, len(values), tabs, universal)
   return None
 
 
@@ -95,6 +111,7 @@ def _names(columns: Mapping[str, str | int], layout: Layout, file: str) -> dict[
         f"there are {layout.words}, counted from 0; correct data.columns"
       )
   defaults = {"tokens": 0} | ({"tags": layout.columns - 1} if layout.columns > 1 else {})
+  defaults = {"tokens": 1, "tags": 3} if layout.universal else defaults
   names = dict(columns) | {f: c for f, c in defaults.items() if f not in columns}
   if names["tokens"] == names.get("tags"):
     raise UsageError(
@@ -125,9 +142,12 @@ def _record(
   names: dict[str, int],
   document: int,
   comments: list[str],
+  ranges: list[str],
 ) -> formats.Record:
   fields: dict[str, Any] = {"document": document} if document else {}
   if comments:
     fields["comments"] = comments
+  if ranges:
+    fields["ranges"] = ranges
   fields |= {name: [values[column] for values in found] for name, column in names.items()}
   return formats.Record(first, str(first), fields)

@@ -27,6 +27,7 @@ SUFFIXES = {
   ".parquet": "parquet",
   ".txt": "text",
   ".conll": "conll",
+  ".conllu": "conll",
   ".bio": "conll",
   ".iob": "conll",
   ".iob2": "conll",

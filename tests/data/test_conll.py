@@ -42,6 +42,38 @@ def test_four_columns(write):
   assert (third.where, third.fields["document"]) == ("eng.train:8", 2)
 
 
+CONLLU = """\
+# sent_id = 1
+# text = vámonos al mar
+1-2\tvámonos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tvamos\tir\tVERB\t_\t_\t0\troot\t_\t_
+2\tnos\tnosotros\tPRON\t_\t_\t1\tobj\t_\t_
+3-4\tal\t_\t_\t_\t_\t_\t_\t_\t_
+3\ta\ta\tADP\t_\t_\t5\tcase\t_\t_
+4\tel\tel\tDET\t_\t_\t5\tdet\t_\t_
+4.1\tbello\tbello\tADJ\t_\t_\t_\t_\t_\t_
+5\t2-1\tmar\tNOUN\t_\t_\t1\tobl\t_\t_
+
+# sent_id = 2
+1\tsí\tsí\tINTJ\t_\t_\t0\troot\t_\t_
+"""
+
+
+def test_words_of_universal_dependencies(write):
+  """Every word once: neither what is written for two, nor what nobody wrote."""
+  first, second = rows_of(write("es.conllu", CONLLU))
+  assert first.fields["tokens"] == ["vamos", "nos", "a", "el", "2-1"]
+  assert first.fields["tags"] == ["VERB", "PRON", "ADP", "DET", "NOUN"]
+  assert [line.split("\t")[1] for line in first.fields["ranges"]] == ["vámonos", "al", "bello"]
+  assert first.fields["comments"] == ["sent_id = 1", "text = vámonos al mar"]
+  assert first.where == "es.conllu:4" and first.fields["0"] == ["1", "2", "3", "4", "5"]
+  assert second.fields["tokens"] == ["sí"] and "ranges" not in second.fields
+  lemmas = fields_of(write("a.txt", CONLLU), format="conll", columns={"tags": 2})
+  assert lemmas[0]["tags"] == ["ir", "nosotros", "a", "el", "mar"]
+  scores = write("b.conll", "2-1 CD O\n3-4 CD O\n")  # elsewhere they are words
+  assert fields_of(scores)[0]["tokens"] == ["2-1", "3-4"]
+
+
 def test_columns_choose(write):
   file = write("a.conll", "1 EU NNP\n2 rejects VBZ\n")
   assert fields_of(file, columns={"tokens": 1}) == [
