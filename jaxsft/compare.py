@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics
+from jaxsft.metrics import significance
 
 LEVEL = 0.05
 
@@ -14,7 +14,7 @@ def compare(systems, task):
   systems: {name: ([tasks.Found], tasks.Context)}, the first is what the others are compared
   with. Rows that one of them could not take (too long) are left out for all, and counted; so
   are, for metrics of generated answers, those that one of a pair did not answer ("n" rows are
-  compared). A pair has what `statistics.compare` says of the task's main metrics, and for
+  compared). A pair has what `significance.compare` says of the task's main metrics, and for
   accuracies the exact test of McNemar.
   """
   by_id = {name: {one.row.id: one for one in found} for name, (found, _) in systems.items()}
@@ -31,12 +31,12 @@ def compare(systems, task):
   for other in others:
     for metric, one in measured[other].items():
       if metric in measured[first]:
-        pair = statistics.compare(measured[first][metric], one) | _mcnemar(
+        pair = significance.compare(measured[first][metric], one) | _mcnemar(
           measured[first][metric], one
         )
         pairs.append({"models": [first, other]} | pair)
   scores = {
-    name: {metric: statistics.interval(one) for metric, one in ones.items()}
+    name: {metric: significance.interval(one) for metric, one in ones.items()}
     for name, ones in measured.items()
   }
   return {"metrics": scores, "pairs": pairs, "rows": len(shared), "left_out": left_out}
@@ -47,7 +47,7 @@ def _mcnemar(baseline, system):
   if system.name != "accuracy" or system.rows.shape[1] != 2 or not a_row_each:
     return {}
   right = [np.isclose(one.rows[:, 0], one.rows[:, 1]) for one in (baseline, system)]
-  return statistics.mcnemar(*right)
+  return significance.mcnemar(*right)
 
 
 def table(result):

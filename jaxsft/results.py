@@ -12,7 +12,7 @@ from collections import Counter
 
 from jaxsft import log, tasks
 from jaxsft.errors import UsageError
-from jaxsft.metrics import statistics
+from jaxsft.metrics import significance
 
 WORST = 50  # rows in errors.jsonl
 NONE = "(none)"  # the slice of rows without the field, or with a number that is none
@@ -35,9 +35,10 @@ def summary(found, task, context, metrics, slices=()):
   slices: fields of the rows, or "length" (tokens, of the source if there is one, in quarters).
   """
   measured = task.measured(found, context)
-  intervals = {one.name: statistics.interval(one) for one in measured}
+  intervals = {one.name: significance.interval(one) for one in measured}
   parts = {
-    name: statistics.slices(measured[0], groups(found, name), resamples=1000) for name in slices
+    name: significance.slices(measured[0], groups(found, name), resamples=1000)
+    for name in slices
   }
   return metrics | {"intervals": intervals} | ({"slices": parts} if parts else {})
 
@@ -61,13 +62,13 @@ def groups(found, name):
   check_slices((name,), {"held-out rows": [one.row for one in found]})
   if name == "length":
     lengths = [sum(len(e.get("source", e["inputs"])) for e in one.examples) for one in found]
-    return [f"{a} to {b} tokens" for a, b in statistics.value_buckets(lengths)]
+    return [f"{a} to {b} tokens" for a, b in significance.value_buckets(lengths)]
   values = [one.row.fields.get(name) for one in found]
   values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
   there = [i for i, v in enumerate(values) if v is not None]
   numbers = [float(v) for v in (values[i] for i in there) if _is_number(v)]
   if len(numbers) == len(there) and len(set(numbers)) > VALUES:
-    ends = zip(there, statistics.value_buckets(numbers), strict=True)
+    ends = zip(there, significance.value_buckets(numbers), strict=True)
     said = {i: f"{_shown(least)} to {_shown(most)}" for i, (least, most) in ends}
     return [said.get(i, NONE) for i in range(len(values))]
   texts = [NONE if v is None else str(v) for v in values]

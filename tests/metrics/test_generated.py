@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from jaxsft.metrics import generated, statistics, text
+from jaxsft.metrics import generated, significance, text
 
 PREDICTED = ["the cat sat on the mat", "no", "it is 3 #### 7", ""]
 GOLD = [["the cat sat on a mat"], ["no", "nope"], ["#### 7"], ["#### 8", "eight 8 #### 8"]]
@@ -59,6 +59,6 @@ def test_intervals_are_of_the_rows_that_have_an_answer():
     assert one.score == pytest.approx(whole[one.name])
     with warnings.catch_warnings():
       warnings.simplefilter("error")
-      interval = statistics.interval(one, resamples=50)
+      interval = significance.interval(one, resamples=50)
     assert interval["low"] <= interval["value"] <= interval["high"]
     assert interval["n"] == 2

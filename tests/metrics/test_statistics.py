@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sacrebleu import significance
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 from scipy import stats
 from sklearn import metrics as sk
 
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics, tagging, text
+from jaxsft.metrics import significance, statistics, tagging, text
 from tests.metrics.test_text import CHINESE, ENGLISH, shuffled, streams
 
 N, CLASSES = 40, 3
@@ -76,7 +76,7 @@ NAMES = (
 def test_the_interval_is_that_of_scipy(name):
   metric, reference = measured(name)
   assert metric.score == pytest.approx(reference(np.arange(N)), abs=1e-9)
-  found = statistics.interval(metric, resamples=50, level=0.9, seed=3)
+  found = significance.interval(metric, resamples=50, level=0.9, seed=3)
   expected = stats.bootstrap(
     (np.arange(N),),
     lambda i: reference(i.astype(int)),
@@ -93,34 +93,34 @@ def test_the_interval_is_that_of_scipy(name):
 
 def test_the_blocks_change_nothing(monkeypatch):
   metric, _ = measured("mean")
-  whole = statistics.interval(metric, resamples=30)
-  monkeypatch.setattr(statistics, "_BLOCK", 7 * N)
-  assert statistics.interval(metric, resamples=30) == whole
-  monkeypatch.setattr(statistics, "_BLOCK", 1)
-  assert statistics.interval(metric, resamples=30) == whole
-  assert statistics.interval(metric, resamples=30, seed=1) != whole
+  whole = significance.interval(metric, resamples=30)
+  monkeypatch.setattr(significance, "_BLOCK", 7 * N)
+  assert significance.interval(metric, resamples=30) == whole
+  monkeypatch.setattr(significance, "_BLOCK", 1)
+  assert significance.interval(metric, resamples=30) == whole
+  assert significance.interval(metric, resamples=30, seed=1) != whole
 
 
 def test_an_interval_covers_as_it_says():
   rng, inside = np.random.default_rng(0), 0
   for seed in range(200):
-    found = statistics.interval(statistics.mean("x", rng.normal(2, 1, 50)), 200, 0.8, seed)
+    found = significance.interval(statistics.mean("x", rng.normal(2, 1, 50)), 200, 0.8, seed)
     inside += found["low"] <= 2 <= found["high"]
   assert 0.7 < inside / 200 < 0.88
 
 
 def test_one_row_has_no_interval_and_an_undefined_value_is_none():
-  found = statistics.interval(statistics.accuracy([1], [1]))
+  found = significance.interval(statistics.accuracy([1], [1]))
   assert found == {"n": 1, "value": 1.0, "low": None, "high": None}
   empty = statistics.micro_f1(np.zeros((3, 3)))
-  found = statistics.interval(empty, resamples=10)
+  found = significance.interval(empty, resamples=10)
   assert found == {
     "n": 3, "value": None, "low": None, "high": None, "undefined_resamples": 10,
   }  # fmt: skip
-  nothing = statistics.compare(empty, empty, 5, 5)
+  nothing = significance.compare(empty, empty, 5, 5)
   assert {nothing[k] for k in ("p_bootstrap", "p_randomisation", "wins", "better")} == {None}
   some = statistics.micro_f1(np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]]))
-  found = statistics.interval(some, resamples=400)
+  found = significance.interval(some, resamples=400)
   assert found["low"] == found["high"] == found["value"] == 1.0
   assert found["undefined_resamples"] / 400 == pytest.approx((2 / 3) ** 3, abs=0.08)
 
@@ -129,33 +129,33 @@ def test_slices_hold_every_row_once_and_stand_alone():
   predicted, gold = labels()
   metric = statistics.accuracy(predicted, gold)
   groups = ["b", "a", "b", "c"] * (N // 4)
-  found = statistics.slices(metric, groups, resamples=50)
+  found = significance.slices(metric, groups, resamples=50)
   assert [row["slice"] for row in found] == ["a", "b", "c"]
   assert sum(row["n"] for row in found) == N
   for row in found:
     inside = np.array(groups) == row["slice"]
     assert row["value"] == np.mean((predicted == gold)[inside])
     alone = statistics.accuracy(predicted[inside], gold[inside])
-    assert row == {"slice": row["slice"], **statistics.interval(alone, resamples=50)}
-  spans = statistics.slices(metric, ["10 to 20", "5 to 9", "100 to 3", "x"] * (N // 4), 5)
+    assert row == {"slice": row["slice"], **significance.interval(alone, resamples=50)}
+  spans = significance.slices(metric, ["10 to 20", "5 to 9", "100 to 3", "x"] * (N // 4), 5)
   assert [row["slice"] for row in spans] == ["5 to 9", "10 to 20", "100 to 3", "x"]
-  mixed = statistics.slices(metric, [None, "x", 1, "x"] * (N // 4), resamples=5)
+  mixed = significance.slices(metric, [None, "x", 1, "x"] * (N // 4), resamples=5)
   assert [row["slice"] for row in mixed] == [None, "x", 1]
   with pytest.raises(JaxsftError, match="3 groups for 40 rows"):
-    statistics.slices(metric, [1, 2, 3])
+    significance.slices(metric, [1, 2, 3])
 
 
 def test_slices_of_some_of_the_rows():
   """A group is of the rows that count; one without any has no value."""
   metric = dataclasses.replace(statistics.mean("x", [1.0, 3.0, 5.0]), at=np.array([0, 2, 3]))
-  found = statistics.slices(metric, ["a", "b", "a", "a", "b"], resamples=9)
+  found = significance.slices(metric, ["a", "b", "a", "a", "b"], resamples=9)
   assert [(one["slice"], one["n"], one["value"]) for one in found] == [
     ("a", 3, 3),
     ("b", 0, None),
   ]
   assert found[1]["low"] is None
   with pytest.raises(JaxsftError, match="3 groups for 3 rows"):
-    statistics.slices(metric, ["a", "b", "a"])
+    significance.slices(metric, ["a", "b", "a"])
 
 
 def test_classes_are_told_by_their_names():
@@ -168,7 +168,7 @@ def test_classes_are_told_by_their_names():
     system = statistics.class_counts(at[other], at[gold], len(names))
     baseline = statistics.class_counts(predicted, gold, CLASSES)
     for make in (statistics.macro_f1, statistics.mcc):
-      said = statistics.compare(make(baseline, "abc"), make(system, names), 50, 200)
+      said = significance.compare(make(baseline, "abc"), make(system, names), 50, 200)
       expected = {**(expected or {}), make: (expected or {}).get(make, said)}
       assert said == pytest.approx(expected[make])
 
@@ -176,20 +176,20 @@ def test_classes_are_told_by_their_names():
 def test_only_rows_that_both_have_are_compared():
   a = dataclasses.replace(statistics.mean("x", [1.0, 0.0, 1.0]), at=np.array([0, 1, 2]))
   b = dataclasses.replace(statistics.mean("x", [0.0, 1.0, 0.0, 0.0]), at=np.array([1, 2, 7, 9]))
-  said = statistics.compare(a, b, 50, 50)
+  said = significance.compare(a, b, 50, 50)
   assert (said["n"], said["difference"], said["better"]) == (2, 0.0, None)
   none = dataclasses.replace(b, at=np.array([5, 6, 7, 9]))
-  assert "no row" in statistics.compare(a, none)["not_compared"]
+  assert "no row" in significance.compare(a, none)["not_compared"]
 
 
 def test_tokens_of_two_tokenizers_are_not_compared():
   words, bytes_ = (statistics.perplexity([50.0, 60.0], [n, n]) for n in (25, 100))
-  said = statistics.compare(words, bytes_)
+  said = significance.compare(words, bytes_)
   assert said == {
     "metric": "perplexity",
     "not_compared": "they count tokens differently (50 and 200)",
   }
-  assert statistics.compare(words, words, 9, 9)["difference"] == 0
+  assert significance.compare(words, words, 9, 9)["difference"] == 0
 
 
 def test_bleu_is_undefined_where_text_says_so():
@@ -203,7 +203,7 @@ def test_bleu_is_undefined_where_text_says_so():
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
 def test_value_buckets_are_near_equal_and_do_not_overlap(lengths, buckets):
-  found = statistics.value_buckets(lengths, buckets)
+  found = significance.value_buckets(lengths, buckets)
   assert all(low <= n <= high for n, (low, high) in zip(lengths, found, strict=True))
   ends = sorted(set(found))
   assert len(ends) <= buckets
@@ -214,8 +214,8 @@ def test_value_buckets_are_near_equal_and_do_not_overlap(lengths, buckets):
 
 
 def test_value_buckets_are_slices():
-  found = statistics.slices(
-    statistics.mean("x", range(8)), statistics.value_buckets([1, 2, 3, 4, 5, 6, 7, 9], 2), 5
+  found = significance.slices(
+    statistics.mean("x", range(8)), significance.value_buckets([1, 2, 3, 4, 5, 6, 7, 9], 2), 5
   )
   assert [(row["slice"], row["n"], row["value"]) for row in found] == [
     ((1, 4), 4, 1.5),
@@ -245,14 +245,14 @@ def test_significance_is_that_of_sacrebleu(systems, name, pair):
   metric = {"bleu": BLEU, "chrf": CHRF}[name]()
   values = {}
   for kind, trials in (("bs", 200), ("ar", 500)):
-    test = significance.PairedTest(
+    test = PairedTest(
       [("a", worse), ("b", better)], {"m": metric}, streams(references), kind, trials
     )
     _, scores = test()
     values[kind] = next(v for k, v in scores.items() if k != "System")
   make = {"bleu": statistics.bleu, "chrf": statistics.chrf}[name]
   a, b = make(worse, references), make(better, references)
-  found = statistics.compare(a, b, resamples=200, trials=500, seed=12345)
+  found = significance.compare(a, b, resamples=200, trials=500, seed=12345)
   assert found["baseline"] == pytest.approx(values["bs"][0].score)
   assert found["system"] == pytest.approx(values["bs"][1].score)
   assert found["p_bootstrap"] == pytest.approx(values["bs"][1].p_value, abs=1e-12)
@@ -268,7 +268,7 @@ def test_the_interval_of_a_difference_pairs_the_rows():
   rng = np.random.default_rng(0)
   hard = rng.normal(0, 10, 200)  # what both systems share cancels out
   a, b = statistics.mean("f1", hard), statistics.mean("f1", hard + rng.normal(0.5, 1, 200))
-  found = statistics.paired_bootstrap(a, b, 2000)
+  found = significance.paired_bootstrap(a, b, 2000)
   expected = stats.bootstrap(
     (b.rows[:, 0] - a.rows[:, 0],), np.mean, n_resamples=2000, method="percentile",
     rng=np.random.default_rng(0),
@@ -276,16 +276,16 @@ def test_the_interval_of_a_difference_pairs_the_rows():
   assert [found["low"], found["high"]] == pytest.approx([expected.low, expected.high])
   assert found["wins"] > 0.99 and found["p_bootstrap"] < 0.01
   less = statistics.mean("loss", hard, "min"), statistics.mean("loss", hard - 1, "min")
-  assert statistics.compare(*less, 50, 50)["better"] == "system"
-  assert statistics.paired_bootstrap(*less, 50)["wins"] == 1.0
-  assert statistics.compare(*less[::-1], 50, 50)["better"] == "baseline"
-  assert statistics.paired_bootstrap(*less[::-1], 50)["wins"] == 0.0
+  assert significance.compare(*less, 50, 50)["better"] == "system"
+  assert significance.paired_bootstrap(*less, 50)["wins"] == 1.0
+  assert significance.compare(*less[::-1], 50, 50)["better"] == "baseline"
+  assert significance.paired_bootstrap(*less[::-1], 50)["wins"] == 0.0
 
 
 @pytest.mark.parametrize("name", ["accuracy", "bleu"])
 def test_a_system_is_not_better_than_itself(name):
   metric, _ = measured(name)
-  found = statistics.compare(metric, metric, 50, 50)
+  found = significance.compare(metric, metric, 50, 50)
   assert found["p_bootstrap"] == found["p_randomisation"] == 1.0
   assert found["better"] is None and found["wins"] == 0.0 and found["difference"] == 0.0
 
@@ -295,18 +295,18 @@ def test_one_row_of_difference_is_chance():
   one = gold.copy()
   one[4] = 1
   a, b = statistics.accuracy(one, gold), statistics.accuracy(gold, gold)
-  assert statistics.approximate_randomisation(a, b)["p_randomisation"] == 1.0
-  assert statistics.paired_bootstrap(a, b)["p_bootstrap"] > 0.05
+  assert significance.approximate_randomisation(a, b)["p_randomisation"] == 1.0
+  assert significance.paired_bootstrap(a, b)["p_bootstrap"] > 0.05
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_randomised_accuracies_come_to_the_exact_test(seed):
   gold = labels()[1]
   a, b = labels(seed + 1, 0.4)[0], labels(seed + 2, 0.8)[0]
-  found = statistics.approximate_randomisation(
+  found = significance.approximate_randomisation(
     statistics.accuracy(a, gold), statistics.accuracy(b, gold), 20000
   )
-  exact = statistics.mcnemar(a == gold, b == gold)["p_mcnemar"]
+  exact = significance.mcnemar(a == gold, b == gold)["p_mcnemar"]
   assert found["p_randomisation"] == pytest.approx(exact, abs=0.015)
 
 
@@ -315,7 +315,7 @@ def test_randomised_accuracies_come_to_the_exact_test(seed):
 def test_mcnemar_is_the_binomial_test(only_a, only_b, both):
   a = [True] * only_a + [False] * only_b + [True] * both
   b = [False] * only_a + [True] * only_b + [True] * both
-  found = statistics.mcnemar(a, b)
+  found = significance.mcnemar(a, b)
   assert (found["only_baseline"], found["only_system"]) == (only_a, only_b)
   expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
   assert found["p_mcnemar"] == pytest.approx(expected, rel=1e-9)
@@ -324,7 +324,7 @@ def test_mcnemar_is_the_binomial_test(only_a, only_b, both):
 def test_mcnemar_of_many_rows():
   a, b = np.arange(5000) < 2400, np.arange(5000) >= 2400
   expected = stats.binomtest(2400, 5000).pvalue
-  assert statistics.mcnemar(a, b)["p_mcnemar"] == pytest.approx(expected, rel=1e-9)
+  assert significance.mcnemar(a, b)["p_mcnemar"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_constant_side_has_the_values_of_scikit_learn():
@@ -361,9 +361,9 @@ def test_bad_input_is_named():
     (lambda: statistics.mean("x", []), "x: statistics of shape"),
     (lambda: statistics.mean("x", [1.0, np.nan]), "expected finite numbers"),
     (lambda: statistics.accuracy([1], [1, 2]), "1 predictions for 2 rows"),
-    (lambda: statistics.mcnemar([True], []), "1 predictions for 0 rows"),
-    (lambda: statistics.compare(a, b), "one metric on the same rows"),
-    (lambda: statistics.compare(a, statistics.mean("y", [1.0, 2.0])), "one metric"),
+    (lambda: significance.mcnemar([True], []), "1 predictions for 0 rows"),
+    (lambda: significance.compare(a, b), "one metric on the same rows"),
+    (lambda: significance.compare(a, statistics.mean("y", [1.0, 2.0])), "one metric"),
     (lambda: statistics.type_counts([{"A": (1, 1, 1)}], ["B"]), "row 0 has the type 'A'"),
   ):
     with pytest.raises(JaxsftError, match=words):

@@ -12,7 +12,7 @@ from jaxsft import tasks
 from jaxsft.data import words
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import statistics
+from jaxsft.metrics import significance
 from jaxsft.tasks import tag
 from tests.tasks import questions as made
 
@@ -315,7 +315,7 @@ def test_loss_and_what_intervals_are_made_of(judged):
   for name, measured in found_.items():
     assert measured.score == pytest.approx(numbers[name]), name
     assert tag.METRICS["entities"][name] == measured.direction
-  assert statistics.interval(found_["f1"])["low"] < numbers["f1"]
+  assert significance.interval(found_["f1"])["low"] < numbers["f1"]
 
 
 def test_gold_tags_score_one_and_no_tags_nothing(judged):
