@@ -98,12 +98,19 @@ def score(experiment, held_out, said, labels):
   return text.rouge(said, gold)[name]
 
 
-def said_by_jaxsft(experiment, directory):
-  """Answers to the held-out rows, from what the run has left."""
+def said_by_jaxsft(experiment, directory, held_out):
+  """Answers to the held-out rows, from what the run has left.
+
+  A row without words that the tokenizer knows has none: its tags count as O.
+  """
   lines = (directory / "evaluation/predictions.jsonl").read_text().splitlines()
+  said = {int(row["id"].rpartition(":")[2]): row for row in map(json.loads, lines)}
+  if experiment.task == "tag":
+    for number, row in enumerate(held_out, 1):
+      said.setdefault(number, {"tags": ["O"] * len(row["tags"])})
   key = {"tag": "tags", "answer": "answer", "seq2seq": "text"}.get(experiment.task)
   key = key or ("number" if experiment.score == "pearson" else "label")
-  return [json.loads(line)[key] for line in lines]
+  return [said[number][key] for number in range(1, 1 + len(held_out))]
 
 
 def ours(experiment, args, files, seed, directory):
@@ -175,7 +182,7 @@ def run(name, args):
       began = time.monotonic()
       config = ours(experiment, args, files, seed, root / f"ours-{seed}")
       found["jaxsft_seconds"].append(round(time.monotonic() - began))
-      said = said_by_jaxsft(experiment, root / f"ours-{seed}")
+      said = said_by_jaxsft(experiment, root / f"ours-{seed}", parts[1])
       found["jaxsft"].append(score(experiment, parts[1], said, labels))
       print(name, "jaxsft", found["jaxsft"][-1], found["jaxsft_seconds"][-1], "s", flush=True)
       began = time.monotonic()
