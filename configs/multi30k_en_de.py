@@ -17,6 +17,9 @@ Other pairs of languages and other models take a few keys:
     --config.data.instruction='translate German to English: '
     --config.model.path=google-t5/t5-base
 
+With 3,000 pairs and two epochs: BLEU 17.0 on 300 captions of val (1.7 before).
+benchmarks/RESULTS.md has the run, and the Trainer's figure beside it.
+
 Model: google/flan-t5-small (T5 1.1, 77M parameters), from the Hugging Face hub or a directory.
 """
 

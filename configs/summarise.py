@@ -15,6 +15,9 @@ Summaries of your own, with fields "document" and "summary", take these keys:
     --config.data.path=mine.jsonl --config.data.eval_path=None --config.data.split=0.1
     --config.data.columns='{"source": "document", "target": "summary"}' --config.data.id=None
 
+With 600 papers and two epochs: ROUGE-L 0.318 on 100 of dev.jsonl (0.129 before).
+benchmarks/RESULTS.md has the run, and the Trainer's figure beside it.
+
 Model: google/flan-t5-small (T5 1.1, 77M parameters), from the Hugging Face hub or a directory.
 """
 
