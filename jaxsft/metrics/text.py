@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsft.data import scripts
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import answers
 
@@ -43,9 +44,6 @@ NORMALISATIONS = {
 _FINAL = re.compile(r"#### (-?[0-9.,]+)")
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9][0-9.,]*|\.[0-9]+)")
 _LATIN = re.compile(r"[a-z0-9]+")
-_UNSPACED = (
-  "CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
-)  # fmt: skip
 
 
 def bleu_rows(
@@ -333,7 +331,7 @@ def _kind(character):
     return "mark"
   if category[0] != "L" and category != "Nd":
     return "space"
-  return "one" if unicodedata.name(character, "").startswith(_UNSPACED) else "run"
+  return "one" if scripts.unspaced(character) else "run"
 
 
 def _has_unspaced(text):

@@ -5,7 +5,6 @@ and leave nothing out. What is hidden is drawn anew at every update, on the devi
 """
 
 import math
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxsft import tasks
+from jaxsft.data import scripts
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads, layers
 from jaxsft.tasks import chat
@@ -29,11 +29,6 @@ DEFAULT_METRIC = "loss"
 row_loss = chat.row_loss  # `predict` finds what chat's does: nll, tokens, right
 
 SHOWN = 300  # characters of a text in the report
-# Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han.
-UNSPACED = re.compile(
-  "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-  "\U00020000-\U0003ffff]"
-)
 SITES = {"hidden": 0x243F6A88, "fate": 0x85A308D3}  # digits of pi
 
 
@@ -142,7 +137,9 @@ def words_of(text, offsets, word_ids):
     said = text[start:end].lstrip()
     begin = end - len(said)
     new = word is None or word != before or text[last:begin].strip() != text[last:begin]
-    if said and begin >= last and UNSPACED.match(said):  # not a further byte of a character
+    if (
+      said and begin >= last and scripts.unspaced(said[0])
+    ):  # not a further byte of a character
       new = True
     number += bool(new or number < 0)
     words.append(number)

@@ -130,6 +130,24 @@ WORDS = [
 ]
 
 
+@pytest.mark.parametrize(
+  ("text", "alone"),
+  [
+    ("中文", True),
+    ("かな", True),
+    ("ไทย", True),
+    ("བོད", True),
+    ("ㄅㄆ", True),
+    ("한국", False),
+  ],
+)
+def test_tokens_of_scripts_without_spaces_are_words(text, alone):
+  """Those that metrics of texts count so, too; Korean puts spaces between words."""
+  offsets = [(i, i + 1) for i in range(len(text))]
+  words = masked_lm.words_of(text, offsets, [0] * len(text))
+  assert words.tolist() == (list(range(len(text))) if alone else [0] * len(text))
+
+
 @pytest.mark.parametrize(("make", "text", "expected"), WORDS)
 def test_words_of_tokenizers(make, text, expected):
   encoding = make().encode(text)
