@@ -131,6 +131,7 @@ def worse(tmp_path_factory):
   """A run that gets worse with every update: the best is the first evaluation's."""
   root = tmp_path_factory.mktemp("worse")
   model, rows = tiny.checkpoint(root / "t5", "t5"), tiny.translations(root / "rows.jsonl")
+  more = tiny.translations(root / "more.jsonl", 2)
   config = tiny.config(
     "t5",
     "seq2seq",
@@ -139,6 +140,7 @@ def worse(tmp_path_factory):
     steps=4,
     optim__peak_lr=3.0,
     evaluate__every=1,
+    evaluate__sets={"more": str(more)},
     evaluate__generate=3,
     evaluate__generate_every=3,
     evaluate__max_new_tokens=4,
@@ -171,9 +173,10 @@ def test_answers_at_their_evaluations_and_of_the_best(worse):
   assert run.result["metrics"]["answered"] == 3 and "bleu" not in run.result["metrics"]
   said = list(read("evaluation/predictions.jsonl"))
   assert sum("text" in line for line in said) == 3 < len(said)
-  # before, after 3 and 4 updates, of the best, after
-  assert [len(prompts) for prompts, _ in asked] == [1, 3, 3, 3, 1]
-  assert {tuple(map(tuple, prompts)) for prompts, _ in asked[1:4]} == {
+  # before, after 3 and 4 updates and of the best (each with the two of the set), after
+  assert [len(prompts) for prompts, _ in asked] == [1, 3, 2, 3, 2, 3, 2, 1]
+  assert "more/chrf" in run.result["sets"]
+  assert {tuple(map(tuple, prompts)) for prompts, _ in asked[1:6:2]} == {
     tuple(map(tuple, asked[1][0]))
   }
   assert all(rules["stop_ids"] == [1] for _, rules in asked)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsft import evaluate, predict, pretrained, row_file, start
+from jaxsft.config import Config, Data, Model
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
 
@@ -182,7 +183,15 @@ def test_a_text_that_was_cut_says_so(classifier, tmp_path, caplog):
   assert [one.get("cut") for one in said] == [None, True, True] and not caplog.records
   assert said[1]["scores"] == pytest.approx(said[0]["scores"], abs=1e-6)
   assert [one.get("cut") for one in model.predict(texts)] == [None, None, True]
-  assert "jaxsft_answers" not in json.loads((classifier / "config.json").read_text())
+  model.save(tmp_path / "usual")
+  assert "jaxsft_answers" not in json.loads((tmp_path / "usual/config.json").read_text())
+
+
+def test_a_chat_model_reads_as_far_as_its_positions_reach(tmp_path):
+  model = pretrained.load(tiny.checkpoint(tmp_path / "llama", "llama"))
+  context = dataclasses.replace(model.context, max_length=8)
+  dataclasses.replace(model, context=context).save(tmp_path / "saved")
+  assert pretrained.load(tmp_path / "saved").context.max_length == 512
 
 
 def test_a_model_of_pairs_is_not_asked_about_single_texts(classifier, tmp_path):
@@ -194,6 +203,9 @@ def test_a_model_of_pairs_is_not_asked_about_single_texts(classifier, tmp_path):
   with pytest.raises(JaxsftError, match="row 0: has no text_pair, found the fields text;"):
     of_pairs.predict([{"text": "good"}])
   assert "label" in model.predict([{"text": "good"}])[0]
+  made = Config(model=Model(path="m"), data=Data(path="d"))
+  with pytest.raises(JaxsftError, match="has no text_pair"):  # a config does not know of pairs
+    predict._as_config_says(of_pairs, made).predict([{"text": "good"}])
 
 
 def test_columns_that_the_task_does_not_read_are_free(classifier):

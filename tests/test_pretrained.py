@@ -65,6 +65,9 @@ def test_whether_all_rows_that_train_are_pairs(trained, tmp_path):
     mesh = tiny.devices(1)
     found = prepare.prepare(config, pretrained.open_base(config.model), mesh)
     assert found.context.pairs is pairs
+    hidden = tiny.config("bert", "masked_lm", path, rows, data__split=0.0)
+    base = pretrained.open_base(hidden.model)
+    assert prepare.prepare(hidden, base, mesh).context.pairs is False  # it reads no second text
 
 
 def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
