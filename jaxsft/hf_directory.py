@@ -21,6 +21,7 @@ import numpy as np
 from jaxsft import families, models, weights
 from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.errors import JaxsftError
+from jaxsft.generation import defaults
 from jaxsft.weights import head_file, safetensors_files
 from jaxsft.weights import params as params_lib
 
@@ -274,8 +275,13 @@ def _token_ids(
 def _generation(
   config: Mapping[str, Any], stops: Sequence[int], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """generation_config.json: the given sampling settings with the ids of `config`."""
-  framed = {k: config[k] for k in FRAME if config.get(k) is not None}
+  """generation_config.json: the given settings with the ids of `config`.
+
+  Where this file is, transformers no longer reads what an old config.json says of generation.
+  """
+  plain = {**defaults.NEUTRAL, **defaults.SAMPLING}
+  framed = {k: v for k, v in config.items() if v is not None and v != plain.get(k, v)}
+  framed |= {k: config[k] for k in FRAME if config.get(k) is not None}
   ids = {k: config[k] for k in ("bos_token_id", "pad_token_id") if k in config}
   return framed | dict(given) | ids | {"eos_token_id": list(stops)}
 

@@ -14,7 +14,8 @@ scores (an evaluation fits one); --threshold, a number or a JSON object {label: 
 above which score a label is given where a row may have many. Models that write answer in
 "text", as `generate` does; "cut" says that max_new_tokens may have ended it, "source_cut" that
 the model saw only the beginning of a source. Of other models "cut" says that they saw but a
-part of the row. A row that cannot be answered has an "error" instead, and is counted.
+part of the row. A row's own answer stands under "gold". A row that cannot be answered has an
+"error" instead, and is counted.
 """
 
 import dataclasses
@@ -47,6 +48,7 @@ from jaxsft.generation import batches, defaults, stops, writing
 from jaxsft.generation.prompts import room
 
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
+WRITTEN = 8  # batches of rows together, and saved, where answers are written
 
 
 def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules):
@@ -170,9 +172,9 @@ def _writer(model, task, params, mesh, given):
   return answer
 
 
-def _blocks(rows):
+def _blocks(rows, size=BLOCK):
   rows = iter(rows)
-  while block := list(itertools.islice(rows, BLOCK)):
+  while block := list(itertools.islice(rows, size)):
     yield block
 
 
@@ -292,12 +294,14 @@ def main(argv):
   answer = predictor(model, flags["batch_size"], **rules)
   seen = hashlib.sha256(f"{named} {rules}".encode())
   seen.update(repr(dataclasses.replace(context, tokenizer=None)).encode())
-  seen.update(model.base.identity().encode())
+  seen.update(model.base.identity().encode() + _small_files(model.base.path))
   out = row_file.RowFile(flags["out"], seen.hexdigest())
   try:
     if out.done:
       print(f"going on after {out.done} rows that are answered already")
-    errors = _answer_all(itertools.islice(rows, out.done, None), answer, out)
+    size = WRITTEN * flags["batch_size"] if writes else BLOCK
+    blocks = _blocks(itertools.islice(rows, out.done, None), size)
+    errors = _answer_all(blocks, answer, out, tasks.TASKS[model.base.task])
     out.close()
   finally:
     out.leave()
@@ -306,22 +310,42 @@ def main(argv):
     print(f'{len(errors)} rows read now have no answer, as their "error" says: {errors[0]}')
 
 
-def _answer_all(rows, answer, out):
+def _small_files(path):
+  """Hash of what a directory has beside weights: tokenizer, template, generation's settings."""
+  digest = hashlib.sha256()
+  for file in sorted(path.iterdir()) if path.is_dir() else ():
+    if file.suffix in (".json", ".jinja", ".txt", ".model"):
+      digest.update(f"{file.name} ".encode() + file.read_bytes())
+  return digest.digest()
+
+
+def _answer_all(blocks, answer, out, task):
   """Writes every row with what is said of it; returns the sentences of those without answer.
 
   Raises JaxsftError where the first rows have none at all: then it is not for the rows.
   """
   errors = []
   with screen.counting("rows") as show:
-    for block in _blocks(rows):
+    for block in blocks:
       said = answer(block)
       errors += [words["error"] for words in said if set(words) == {"error"}]
       if not out.done and len(errors) == len(block):
         raise JaxsftError(errors[0])
-      pairs = zip(block, said, strict=True)
-      out.write([{"id": row.id, **row.fields, **words} for row, words in pairs])
+      out.write([_line(row, words, task) for row, words in zip(block, said, strict=True)])
       show(out.done)
   return errors
+
+
+def _line(row, words, task):
+  """The row as it is written; raises UsageError where an answer would hide a field of it."""
+  given, gold = tasks.given_and_gold(row, task)
+  if hidden := sorted({*given, *gold} & {*words} | ({"gold"} & {*given} if gold else set())):
+    name = hidden[0]
+    raise UsageError(
+      f"{row.where}: the row has a field {name!r}, and predictions have one too; give the "
+      f'row\'s another name, as in --columns=\'{{"input_{name}": "{name}"}}\''
+    )
+  return {"id": row.id, **given, **gold, **words}
 
 
 if __name__ == "__main__":

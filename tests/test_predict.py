@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -133,6 +134,48 @@ def test_a_table_has_a_column_for_every_key(tmp_path):
   out.close()
   with (tmp_path / "out.csv").open(newline="") as file:
     assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', ""], ["", '[1, "ü"]']]
+
+
+def test_a_row_keeps_its_own_answer_and_hides_none(classifier, tmp_path):
+  path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+  path.write_text(json.dumps({"text": "good film", "label": "neg", "id": 7}) + "\n")
+  run(classifier, path, out)
+  (row,) = read(out)
+  assert (row["gold"], row["id"], row["text"]) == ("neg", 7, "good film") and "score" in row
+  path.write_text(json.dumps({"text": "good film", "score": 5}) + "\n")
+  with pytest.raises(
+    UsageError, match=r"rows\.jsonl:1: the row has a field 'score'.*--columns"
+  ):
+    run(classifier, path, tmp_path / "other.jsonl")
+  run(classifier, path, out, '--columns={"input_score": "score"}')
+  assert read(out)[0]["input_score"] == 5
+
+
+def test_what_else_decides_answers_begins_anew(classifier, tmp_path):
+  before = predict._small_files(classifier)
+  other = shutil.copytree(classifier, tmp_path / "other")
+  assert predict._small_files(other) == before
+  (other / "generation_config.json").write_text('{"repetition_penalty": 1.5}')
+  assert predict._small_files(other) != before
+
+
+def test_answers_that_are_written_are_saved_often(classifier, rows, tmp_path, monkeypatch):
+  sizes = []
+  blocks = predict._blocks
+  monkeypatch.setattr(
+    predict, "_blocks", lambda rows, size: sizes.append(size) or blocks(rows, size)
+  )
+  run(classifier, rows, tmp_path / "out.jsonl")
+  chatty = tiny.checkpoint(tmp_path / "chatty", "llama")
+  (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "2 plus 2"}) + "\n")
+  run(
+    chatty,
+    tmp_path / "asked.jsonl",
+    tmp_path / "said.jsonl",
+    "--max_new_tokens=2",
+    "--batch_size=3",
+  )
+  assert sizes == [predict.BLOCK, 24] and len(read(tmp_path / "said.jsonl")) == 1
 
 
 def test_refusals(classifier, rows, tmp_path):
