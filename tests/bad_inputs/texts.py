@@ -211,7 +211,6 @@ TEXTS = [
     "config.evaluate.generate",
     "'classify'",
     evaluate__generate=3,
-    evaluate__max_new_tokens=4,
   ),
   plain(
     "an instruction to a classifier",
