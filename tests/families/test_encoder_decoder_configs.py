@@ -226,13 +226,11 @@ def test_an_export_says_how_targets_begin_and_end():
     "pad_token_id": 1,
     "eos_token_id": [2],
     "num_beams": 4,
-  }
-  config |= {
-    "min_length": 56,
+    "early_stopping": True,
+    "force_bos_token_to_be_generated": True,
     "no_repeat_ngram_size": 3,
-    "length_penalty": 1.0,
-    "max_length": 20,
   }
+  config |= {"min_length": 56, "length_penalty": 1.0, "max_length": 20}
   kept = hf_directory._generation(config, [2], {})  # transformers does not look there any more
   assert (kept["num_beams"], kept["min_length"], kept["no_repeat_ngram_size"]) == (6, 56, 3)
   assert not {"length_penalty", "max_length", "vocab_size"} & set(kept)
