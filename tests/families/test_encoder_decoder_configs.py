@@ -217,7 +217,7 @@ def test_transformers_reads_an_export(oracle, tmp_path):
 def test_an_export_says_how_targets_begin_and_end():
   """What config.json had goes to generation_config.json, which wins where it says so itself."""
   config = published.BART_LARGE_CNN | {"decoder_start_token_id": 2}
-  found = hf_directory._generation(config, [2], {"forced_bos_token_id": 9, "num_beams": 4})
+  found = hf_directory._generation(config, [2], {"forced_bos_token_id": 9, "num_beams": 5})
   assert found == {
     "decoder_start_token_id": 2,
     "forced_bos_token_id": 9,
@@ -225,12 +225,12 @@ def test_an_export_says_how_targets_begin_and_end():
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": [2],
-    "num_beams": 4,
+    "num_beams": 5,
     "early_stopping": True,
     "force_bos_token_to_be_generated": True,
     "no_repeat_ngram_size": 3,
   }
   config |= {"min_length": 56, "length_penalty": 1.0, "max_length": 20}
   kept = hf_directory._generation(config, [2], {})  # transformers does not look there any more
-  assert (kept["num_beams"], kept["min_length"], kept["no_repeat_ngram_size"]) == (6, 56, 3)
+  assert (kept["num_beams"], kept["min_length"], kept["no_repeat_ngram_size"]) == (4, 56, 3)
   assert not {"length_penalty", "max_length", "vocab_size"} & set(kept)
