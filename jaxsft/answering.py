@@ -7,20 +7,26 @@ Which rows are answered follows from their ids alone, so that evaluations can be
 import hashlib
 
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import frames, prompts, writing
+from jaxsft.generation import defaults, frames, prompts, writing
 from jaxsft.metrics import generated
 
 
-def settings(config):
-  """The keyword arguments of `answered` that a config's `evaluate` group decides."""
-  wanted = config.evaluate
-  return {
-    "count": wanted.generate,
-    "batch_size": wanted.batch_size or max(config.batch_size, 16),  # which may count rows
-    "max_new_tokens": wanted.max_new_tokens,
-    "num_beams": wanted.num_beams,
-    "length_penalty": wanted.length_penalty,
-  }
+def settings(config, base):
+  """The keyword arguments of `answered` that a config's `evaluate` group and the checkpoint
+  decide: answers are scored as `predict` and `generate` write them.
+  """
+  wanted, given = config.evaluate, rules_of(config)
+  followed, rest = defaults.settings_of(base, given)
+  defaults.say(base, rest)
+  size = wanted.batch_size or max(config.batch_size, 16)  # which may count rows
+  return {"count": wanted.generate, "batch_size": size} | followed | given
+
+
+def rules_of(config):
+  """What a config's `evaluate` group says of how answers are written."""
+  names = ("max_new_tokens", "num_beams", "length_penalty")
+  found = {name: getattr(config.evaluate, name) for name in names}
+  return {name: value for name, value in found.items() if value is not None}
 
 
 def answered(found, network, params, task, context, *, count, **rules):

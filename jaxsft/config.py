@@ -229,10 +229,12 @@ class Evaluate:
   rougeL, exact_match; chat: exact_match)."""
   bleu_tokenizer: Literal["13a", "intl", "zh", "ja", "ko", "char", "none"] = "13a"
   """sacrebleu's; Chinese, Japanese and Korean need theirs."""
-  num_beams: int = 1
-  """Beams of the search for answers; 1: the likeliest token each time."""
-  length_penalty: float = 1.0
-  """num_beams > 1: scores are divided by length**length_penalty; more favours long answers."""
+  num_beams: int | None = None
+  """Beams of the search for answers; 1: the likeliest token each time; None: as many as the
+  checkpoint asks for, whose other settings of generation are followed in any case."""
+  length_penalty: float | None = None
+  """num_beams > 1: scores are divided by length**length_penalty; more favours long answers;
+  None: the checkpoint's."""
   max_new_tokens: int = 64
   """Length limit of an answer, those to `prompts` too."""
   max_answer_length: int = 30

@@ -297,14 +297,15 @@ def _answers(c):
       e.generate == 0 and getattr(e, key) != default,
       f"config.evaluate.{key}: has no effect where no answers are generated; {rows}",
     )
-  yield e.num_beams < 1, f"config.evaluate.num_beams: found {e.num_beams}, expected at least 1"
+  beams = 1 if e.num_beams is None else e.num_beams
+  yield beams < 1, f"config.evaluate.num_beams: found {beams}, expected at least 1"
   yield (
-    e.num_beams > 1 and c.task not in WRITE,
+    beams > 1 and c.task not in WRITE,
     f"config.evaluate.num_beams: task={c.task!r} writes no texts; set it to 1",
   )
   yield (
-    e.length_penalty != 1 and e.num_beams == 1,
-    "config.evaluate.length_penalty: has no effect with num_beams=1; set num_beams too",
+    e.length_penalty is not None and beams == 1,
+    "config.evaluate.length_penalty: has no effect without num_beams above 1; set that too",
   )
   every = e.generate_every
   yield (

@@ -140,7 +140,7 @@ def judge(model, config, rows):
   eval_step = make_eval_step(model.network, task, options, mesh)
   rules = None
   if config.evaluate.generate:
-    rules = answering.settings(config)
+    rules = answering.settings(config, model.base)
     supervised = examples.counts["stop_ids"]
     rules["stop_ids"] = stops.stop_ids(model.base, context.chat_template, supervised)
     rules["frame"] = answering.frame_of(model.base, context)

@@ -59,10 +59,10 @@ def evaluate_and_keep_best(job, state, loop, done):
 
 def measure(job, params, examples, plan, generates):
   """([tasks.Found], metrics) of a part of the data; `generates`: with answers to some rows."""
+  rules = answering.settings(job.config, job.base) | how_answers_end(job) if generates else None
   return evaluate.scored(
     job.eval_step, params, examples, plan, job.mesh,
-    network=job.network, task=job.data.task, context=job.data.context,
-    rules=answering.settings(job.config) | how_answers_end(job) if generates else None,
+    network=job.network, task=job.data.task, context=job.data.context, rules=rules,
   )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def show_samples(job, state, when):
   if not fit:
     return []
   params = step.merge(state.trainable, state.frozen)
-  rules = answering.settings(job.config) | how_answers_end(job)
+  rules = answering.settings(job.config, job.base) | how_answers_end(job)
   del rules["count"]
   with job.logger.pause():
     asked = [ids for _, ids, _ in fit]

@@ -259,13 +259,9 @@ def _as_config_says(model, config):
 
 def _rules(flags, config):
   """How texts are written, as far as flags and config say."""
-  wanted = config and config.evaluate
-  most, found = flags["max_new_tokens"] or (wanted and wanted.max_new_tokens), {}
-  if most:
-    found["max_new_tokens"] = most
-  if wanted and wanted.num_beams > 1:
-    found |= {"num_beams": wanted.num_beams, "length_penalty": wanted.length_penalty}
-  return found
+  found = {} if config is None else answering.rules_of(config)
+  most = flags["max_new_tokens"]
+  return found | ({"max_new_tokens": most} if most else {})
 
 
 def main(argv):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxsft import answering, families, job, models, prepare, pretrained, tasks,
 from jaxsft import config as config_lib
 from jaxsft.data import read
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import writing
+from jaxsft.generation import stops, writing
 from jaxsft.tasks import chat
 from tests import tiny
 from tests.generation import continued
@@ -65,6 +66,27 @@ def test_answers_are_those_of_the_model_to_the_last_question(llama):
   assert [one.texts for one in said] == [(text,) for text in expected]
   full = sum(len(one) == ROOM for one in new)
   assert counts == {"answered": 4, "answers_at_limit": full} and full > 0
+
+
+def test_an_evaluation_scores_what_predict_and_generate_write(llama, tmp_path):
+  """What the checkpoint asks for is followed by all, unless the config says otherwise."""
+  path = shutil.copytree(llama.base.path, tmp_path / "model")
+  old = json.loads((path / "generation_config.json").read_text())
+  (path / "generation_config.json").write_text(
+    json.dumps(old | {"repetition_penalty": 1.9, "num_beams": 2})
+  )
+  model = pretrained.load(path)
+  (row,) = found(("2 plus 2", "four"))
+  wanted = config_lib.Evaluate(generate=-1, max_new_tokens=ROOM)
+  rules = answering.settings(config_lib.Config(evaluate=wanted), model.base)
+  ends = stops.stop_ids(model.base, model.context.chat_template)
+  said = answered(model, [row], **rules, stop_ids=ends)[0][0].texts[0]
+  assert said == model.generate("2 plus 2", ROOM)
+  assert said == model.predict([{"prompt": "2 plus 2"}], max_new_tokens=ROOM)[0]["text"]
+  assert said != llama.generate("2 plus 2", ROOM)
+  greedy = config_lib.Config(evaluate=dataclasses.replace(wanted, num_beams=1))
+  both = [answering.settings(c, model.base)["num_beams"] for c in (greedy, config_lib.Config())]
+  assert both == [1, 2]
 
 
 def test_which_rows_follow_from_their_ids_alone(llama):
