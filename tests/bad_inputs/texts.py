@@ -202,7 +202,7 @@ TEXTS = [
   texts(
     "a penalty without beams",
     "config.evaluate.length_penalty",
-    "num_beams=1",
+    "num_beams above 1",
     evaluate__length_penalty=2.0,
   ),
   plain(
