@@ -8,7 +8,7 @@ import hashlib
 
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import defaults, frames, prompts, writing
-from jaxsft.metrics import generated
+from jaxsft.metrics import generated, text
 
 
 def settings(config, base):
@@ -101,7 +101,7 @@ def check(config, data, network):
     count = wanted.generate if chosen else 1
     asked, _ = _asked(rows, network, task, context, count, limit, what)
     gold = [texts for texts in map(task.references, rows) if texts]
-    _score([n for n in context.text_metrics if n in generated.NUMBERS], gold, context)
+    _score([n for n in context.text_metrics if n in text.NUMBERS], gold, context)
     _score(context.text_metrics, gold[:20], context)
     if not chosen:
       continue
@@ -116,4 +116,5 @@ def check(config, data, network):
 def _score(names, gold, context):
   """The metrics `names` of references as if each row's first were its answer."""
   answers = [texts[0] for texts in gold]
-  return generated.scores(answers, gold, names, context.bleu_tokenizer) if names else {}
+  how = context.bleu_tokenizer, context.rouge_stemmer
+  return generated.scores(answers, gold, names, *how) if names else {}

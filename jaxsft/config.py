@@ -225,10 +225,14 @@ class Evaluate:
   """Updates between evaluations that generate answers, a multiple of `every`; None: all do, 0:
   none but the last. The best parameters are always scored at the end."""
   text_metrics: tuple[str, ...] | None = None
-  """Scores of generated answers, of metrics.text; None: the task's own (seq2seq: bleu, chrf,
-  rougeL, exact_match; chat: exact_match)."""
+  """Scores of generated answers: bleu, chrf, chrf++, rouge1, rouge2, rougeL, rougeLsum,
+  exact_match, squad_exact_match, squad_f1, answer_accuracy, format_accuracy (numbers as in
+  GSM8K), last_number_accuracy; None: the task's own (seq2seq: bleu, chrf, rougeL, exact_match;
+  chat: exact_match)."""
   bleu_tokenizer: Literal["13a", "intl", "zh", "ja", "ko", "char", "none"] = "13a"
   """sacrebleu's; Chinese, Japanese and Korean need theirs."""
+  rouge_stemmer: bool = False
+  """Whether ROUGE takes English words for the same that Porter's stemmer does, as papers do."""
   num_beams: int | None = None
   """Beams of the search for answers; 1: the likeliest token each time; None: as many as the
   checkpoint asks for, whose other settings of generation are followed in any case."""

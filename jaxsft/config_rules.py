@@ -3,7 +3,7 @@
 import math
 import re
 
-from jaxsft.metrics import text
+from jaxsft.metrics import generated
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
 WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
@@ -292,6 +292,7 @@ def _answers(c):
     ("text_metrics", None),
     ("generate_every", None),
     ("bleu_tokenizer", "13a"),
+    ("rouge_stemmer", False),
   ):
     yield (
       e.generate == 0 and getattr(e, key) != default,
@@ -315,11 +316,11 @@ def _answers(c):
   )
   for name in e.text_metrics or ():
     yield (
-      name not in text.DIRECTIONS,
+      name not in generated.DIRECTIONS,
       f"config.evaluate.text_metrics: {name!r} is unknown, expected some of "
-      f"{', '.join(text.DIRECTIONS)}",
+      f"{', '.join(generated.DIRECTIONS)}",
     )
-  scored = e.metric in text.DIRECTIONS and c.task in WRITE
+  scored = e.metric in generated.DIRECTIONS and c.task in WRITE
   yield (
     scored and e.generate == 0,
     f"config.evaluate.metric: {e.metric!r} is of generated answers; {rows}",

@@ -8,12 +8,15 @@ Every example counts exactly once, whatever the batch size, the packing and the 
 devices; "scored" says how many of the "rows", and what was "left_out" of their files, "dropped"
 or "truncated" is counted by reason. Into --out go every prediction, the worst errors, and the
 numbers with intervals and slices (evaluate.slices). Models of --runs (runs, exports,
-checkpoints of others) are compared with the first by paired tests.
+checkpoints of others) are compared with the first by paired tests, into comparison.json. The
+numbers are printed as one JSON object; what they say of the comparison is told on stderr.
 """
 
+import contextlib
 import json
 import pathlib
 import re
+import sys
 
 import jax
 import numpy as np
@@ -23,6 +26,7 @@ from jaxsft import (
   command,
   compare,
   labels,
+  log,
   prepare,
   pretrained,
   results,
@@ -191,14 +195,14 @@ def main(argv):
       directory = directories[place, name]
       said[place][name] = _summary(directory, found, task, context, metrics, config)
   for place in sets if len(names) > 1 else ():
-    said[place]["comparison"] = compare.compare(systems[place], task)
+    said[place]["comparison"] = compared = compare.compare(systems[place], task)
+    with _writing(flags["out"]):
+      if flags["out"] is not None:
+        log.write_json(_folder(flags["out"], place, sets) / "comparison.json", compared)
+    where = f"{place}:" if len(sets) > 1 else ""
+    print("\n".join([where, *compare.table(compared)]), file=sys.stderr)
   shown = said if len(sets) > 1 else next(iter(said.values()))
   print(json.dumps(shown if len(names) > 1 or len(sets) > 1 else shown[names[0]], indent=2))
-  for place, found in said.items():
-    if "comparison" in found:
-      print(
-        "\n".join([f"{place}:" if len(sets) > 1 else "", *compare.table(found["comparison"])])
-      )
 
 
 def _measured_on(config, task):
@@ -235,20 +239,31 @@ def _directories(out, places, names):
     own = re.sub(r"[^\w.=-]+", "_", name).strip("_") if len(names) > 1 else ""
     count = sum(other == own or other.startswith(f"{own}~") for other in below.values())
     below[name] = f"{own}~{count + 1}" if count and own else own
-  where = lambda place: pathlib.Path(out, place if len(places) > 1 else "")
   return {
-    (place, name): None if out is None else where(place) / below[name]
+    (place, name): None if out is None else _folder(out, place, places) / below[name]
     for place in places
     for name in names
   }
+
+
+def _folder(out, place, places):
+  """Where the files on one of several data sets go."""
+  return pathlib.Path(out, place if len(places) > 1 else "")
 
 
 def _summary(directory, found, task, context, metrics, config):
   slices = config.evaluate.slices
   if directory is None:
     return results.summary(found, task, context, metrics, slices)
-  try:
+  with _writing(directory):
     return results.write(directory, found, task, context, metrics, slices)
+
+
+@contextlib.contextmanager
+def _writing(directory):
+  """Raises JaxsftError where files cannot be written into a directory of --out."""
+  try:
+    yield
   except OSError as error:
     raise JaxsftError(
       f"--out={directory}: cannot be written ({error.strerror}); choose another place"

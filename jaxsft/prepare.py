@@ -141,6 +141,7 @@ def make_context(config, base, names):
     decoder_start=base.decoder_start,
     text_metrics=text_metrics(config),
     bleu_tokenizer=config.evaluate.bleu_tokenizer,
+    rouge_stemmer=config.evaluate.rouge_stemmer,
   )
 
 

@@ -58,6 +58,7 @@ def test_a_run_goes_on_with_the_same_meaning_of_best():
   )
   others = {"metric": "loss", "mode": "min", "threshold": 0.3, "generate": 3, "n_best": 3}
   others |= {"generate_every": 0, "text_metrics": ("bleu",), "bleu_tokenizer": "zh"}
+  others |= {"rouge_stemmer": True}
   others |= {"num_beams": 2, "length_penalty": 2.0, "max_new_tokens": 3}
   others |= {"max_answer_length": 3, "null_threshold": 0.0}
   free = {"every": 3, "patience": 3, "batch_size": 3, "slices": ("length",)}

@@ -188,12 +188,15 @@ def test_the_verb_measures_compares_and_writes(place, capsys):
   evaluate.main(
     ["--runs", str(place / "a"), str(place / "b"), config, sets, f"--out={out / 'two'}"]
   )
-  text = capsys.readouterr().out
-  both, end = json.JSONDecoder().raw_decode(text)
+  shown, told = capsys.readouterr()
+  both = json.loads(shown)
   assert set(both) == {"held out", "more"} and both["more"]["comparison"]["rows"] == 10
   assert both["held out"][str(place / "a")]["accuracy"] == said["accuracy"]
-  assert "accuracy +0" in text[end:] and "no difference" in text[end:]
+  assert "more:\n10 rows" in told and "accuracy +0" in told and "no difference" in told
   assert len(list((out / "two").rglob("predictions.jsonl"))) == 4
+  for name, one in both.items():
+    written = json.loads((out / "two" / name / "comparison.json").read_text())
+    assert written == one["comparison"]
 
 
 def test_what_was_measured_is_called_what_it_is(place, capsys):

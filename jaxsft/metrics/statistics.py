@@ -159,16 +159,16 @@ def pearson(predicted, gold) -> Measured:
   return Measured("pearson", "max", rows, value)
 
 
-def bleu(predicted, references, tokenizer: str = "13a", lowercase: bool = False) -> Measured:
+def bleu(predicted, references, tokenizer: str = "13a") -> Measured:
   """Corpus BLEU, 0 to 100, through sacrebleu's statistics; see `text.bleu_rows`."""
-  rows, metric = text.bleu_rows(predicted, references, tokenizer, lowercase)
+  rows, metric = text.bleu_rows(predicted, references, tokenizer)
   return _corpus("bleu", metric, rows, text.bleu_is_defined(metric, references))
 
 
-def chrf(predicted, references, word_order: int = 0) -> Measured:
-  """Corpus chrF, 0 to 100, through sacrebleu's statistics; see `text.chrf_rows`."""
-  rows, metric = text.chrf_rows(predicted, references, word_order)
-  return _corpus("chrf", metric, rows, text.chrf_is_defined(references))
+def chrf(predicted, references, name: str = "chrf") -> Measured:
+  """Corpus chrF or chrF++, 0 to 100, through sacrebleu's statistics; see `text.chrf_rows`."""
+  rows, metric = text.chrf_rows(predicted, references, name)
+  return _corpus(name, metric, rows, text.chrf_is_defined(references))
 
 
 def _corpus(name, metric, rows, defined) -> Measured:

@@ -1,8 +1,8 @@
 """Metrics of generated text against one or more references a row.
 
-BLEU and chrF are sacrebleu's, 0 to 100; ROUGE is rouge-score's, 0 to 1; exact match and number
-match are shares of rows, 0 to 1. `references` holds for each row a text or a list of texts, not
-all lists of one length. `notes` in a result says what a reader of the number should know.
+BLEU, chrF and chrF++ are sacrebleu's, 0 to 100; ROUGE is rouge-score's, 0 to 1; exact matches
+and those of numbers are 1 or 0 a row. `references` holds for each row a text or a list of texts,
+not all lists of one length. `notes` in a result says what a reader of the number should know.
 """
 
 import decimal
@@ -16,42 +16,20 @@ import numpy as np
 
 from jaxsft.data import scripts
 from jaxsft.errors import JaxsftError
-from jaxsft.metrics import answers
 
+CHRF_WORDS = {"chrf": 0, "chrf++": 2}  # the longest n-grams of words that count too
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-DIRECTIONS = dict.fromkeys(
-  (
-    "bleu",
-    "chrf",
-    *ROUGE,
-    "exact_match",
-    "answer_accuracy",
-    "format_accuracy",
-    "last_number_accuracy",
-  ),
-  "max",
-)
+NUMBERS = ("answer_accuracy", "format_accuracy", "last_number_accuracy")
 # Those of sacrebleu that download a model are left out.
 TOKENIZERS = {"13a": "13a", "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"} | {
   name: name for name in ("intl", "char", "none")
-}
-NORMALISATIONS = {
-  "none": lambda text: text,
-  "space": lambda text: " ".join(text.split()),
-  "lower": lambda text: " ".join(text.lower().split()),
-  "squad": answers.normalise,
 }
 _FINAL = re.compile(r"#### (-?[0-9.,]+)")
 _NUMBER = re.compile(r"(?<![0-9])-?(?:[0-9][0-9.,]*|\.[0-9]+)")
 _LATIN = re.compile(r"[a-z0-9]+")
 
 
-def bleu_rows(
-  predicted: Sequence[str],
-  references: Sequence,
-  tokenizer: str = "13a",
-  lowercase: bool = False,
-):
+def bleu_rows(predicted: Sequence[str], references: Sequence, tokenizer: str = "13a"):
   """sacrebleu's sufficient statistics [n, 10] of each row, with the metric that made them.
 
   A row: length of the prediction and of the closest reference in tokens, then right and all
@@ -62,7 +40,7 @@ def bleu_rows(
   if tokenizer not in TOKENIZERS:
     raise JaxsftError(f"BLEU tokenizer {tokenizer!r}, expected one of {', '.join(TOKENIZERS)}")
   try:
-    metric = BLEU(lowercase=lowercase, tokenize=TOKENIZERS[tokenizer], force=True)
+    metric = BLEU(tokenize=TOKENIZERS[tokenizer], force=True)
   except RuntimeError as error:
     raise JaxsftError(
       f"the BLEU tokenizer {tokenizer!r} needs packages that are missing; install "
@@ -71,15 +49,15 @@ def bleu_rows(
   return _statistics(metric, predicted, references), metric
 
 
-def chrf_rows(predicted: Sequence[str], references: Sequence, word_order: int = 0):
-  """sacrebleu's statistics [n, 3 * orders] of chrF (word_order 2: chrF++), and the metric.
+def chrf_rows(predicted: Sequence[str], references: Sequence, name: str = "chrf"):
+  """sacrebleu's statistics [n, 3 * orders] of one of CHRF_WORDS, and the metric.
 
   For each order the n-grams of the prediction, of the reference, and of both. Of several
   references a row takes the one with the best chrF.
   """
   from sacrebleu.metrics import CHRF  # slow to import, needed only here
 
-  metric = CHRF(word_order=word_order)
+  metric = CHRF(word_order=CHRF_WORDS[name])
   return _statistics(metric, predicted, references), metric
 
 
@@ -89,20 +67,15 @@ def score_of(metric, sums) -> float:
   return min(100.0, score)  # exp(log(100)) is 100.00000000000004
 
 
-def bleu(
-  predicted: Sequence[str],
-  references: Sequence,
-  tokenizer: str = "13a",
-  lowercase: bool = False,
-) -> dict:
+def bleu(predicted: Sequence[str], references: Sequence, tokenizer: str = "13a") -> dict:
   """{"bleu", "bleu_signature", "notes", "undefined"}: corpus BLEU-4 as sacrebleu reports it.
 
   tokenizer: one of TOKENIZERS; Chinese, Japanese and Korean need theirs ("zh", "ja", "ko").
   Undefined where no reference has 4 tokens: even equal texts would score 0.
   """
-  statistics, metric = bleu_rows(predicted, references, tokenizer, lowercase)
+  statistics, metric = bleu_rows(predicted, references, tokenizer)
   result = {"bleu_signature": str(metric.get_signature()), "notes": [], "undefined": {}}
-  texts = [text for row in _lists(predicted, references) for text in row]
+  texts = [text for row in lists_of(predicted, references) for text in row]
   if tokenizer in ("13a", "intl", "none"):
     unspaced = sum(map(_has_unspaced, texts))
     if unspaced:
@@ -128,14 +101,17 @@ def chrf_is_defined(references: Sequence) -> list[bool]:
   return [any(text.strip() for text in row) for row in _as_lists(references)]
 
 
-def chrf(predicted: Sequence[str], references: Sequence, word_order: int = 0) -> dict:
-  """{"chrf", "chrf_signature", "undefined"} of the corpus as sacrebleu reports it."""
-  statistics, metric = chrf_rows(predicted, references, word_order)
-  result = {"chrf_signature": str(metric.get_signature()), "undefined": {}}
+def chrf(predicted: Sequence[str], references: Sequence, name: str = "chrf") -> dict:
+  """{name, "<name>_signature", "undefined"} of the corpus as sacrebleu reports it.
+
+  name: one of CHRF_WORDS.
+  """
+  statistics, metric = chrf_rows(predicted, references, name)
+  result = {f"{name}_signature": str(metric.get_signature()), "undefined": {}}
   if not any(chrf_is_defined(references)):
-    result["undefined"]["chrf"] = "every reference is empty"
+    result["undefined"][name] = "every reference is empty"
     return result
-  return {"chrf": score_of(metric, statistics.sum(0))} | result
+  return {name: score_of(metric, statistics.sum(0))} | result
 
 
 def rouge_rows(
@@ -154,7 +130,7 @@ def rouge_rows(
 
   own = rouge_scorer.RougeScorer(ROUGE, tokenizer=tokenizers.DefaultTokenizer(stemmer))
   other = rouge_scorer.RougeScorer(ROUGE, tokenizer=types.SimpleNamespace(tokenize=words))
-  pairs = zip(predicted, _lists(predicted, references), strict=True)
+  pairs = zip(predicted, lists_of(predicted, references), strict=True)
   best = [(other if _other_script(row) else own).score_multi(row, text) for text, row in pairs]
   return {name: np.array([float(row[name].fmeasure) for row in best]) for name in ROUGE}
 
@@ -162,7 +138,7 @@ def rouge_rows(
 def rouge(predicted: Sequence[str], references: Sequence, stemmer: bool = False) -> dict:
   """{"rouge1", "rouge2", "rougeL", "rougeLsum", "notes"}: mean over rows of `rouge_rows`."""
   scores = rouge_rows(predicted, references, stemmer)
-  lists = _lists(predicted, references)
+  lists = lists_of(predicted, references)
   others = [_other_script(row) for row in lists]
   count = lambda text, other: len(words(text) if other else _LATIN.findall(text.lower()))
   longest = [max(count(t, o) for t in row) for row, o in zip(lists, others, strict=True)]
@@ -198,30 +174,13 @@ def words(text: str) -> list[str]:
   return found
 
 
-def exact_match(
-  predicted: Sequence[str], references: Sequence, normalisation: str = "space"
-) -> dict:
-  """{"exact_match", "exact_match_normalisation"}: rows equal to one of their references.
+def exact_rows(predicted: Sequence[str], references: Sequence) -> np.ndarray:
+  """[n] 1.0 where a row equals one of its references, 0.0 where not.
 
-  normalisation: of both sides. "none"; "space": runs of white space are one space, none at the
-  ends; "lower": that in lower case; "squad": that of `answers.normalise`.
+  Runs of white space count as one space, those at the ends not at all.
   """
-  return {
-    "exact_match": float(np.mean(exact_rows(predicted, references, normalisation))),
-    "exact_match_normalisation": normalisation,
-  }
-
-
-def exact_rows(
-  predicted: Sequence[str], references: Sequence, normalisation: str = "space"
-) -> np.ndarray:
-  """[n] 1.0 for the rows that count in `exact_match`."""
-  if normalisation not in NORMALISATIONS:
-    raise JaxsftError(
-      f"normalisation {normalisation!r}, expected one of {', '.join(NORMALISATIONS)}"
-    )
-  same = NORMALISATIONS[normalisation]
-  pairs = zip(predicted, _lists(predicted, references), strict=True)
+  same = lambda text: " ".join(text.split())
+  pairs = zip(predicted, lists_of(predicted, references), strict=True)
   return np.array([float(same(text) in {same(t) for t in row}) for text, row in pairs])
 
 
@@ -243,21 +202,16 @@ def last_number(text: str) -> decimal.Decimal | None:
   return found[-1] if found else None
 
 
-def number_match(predicted: Sequence[str], references: Sequence) -> dict:
-  """{"answer_accuracy", "format_accuracy", "last_number_accuracy"} of answers as in GSM8K.
-
-  answer_accuracy: rows whose `final_number` equals that of a reference, as numbers (72.0 is
-  72); format_accuracy: rows that have one; last_number_accuracy: rows whose `last_number`
-  equals it, for answers in another format. A reference is a solution with "#### N", or N.
-  """
-  return {name: float(np.mean(v)) for name, v in number_rows(predicted, references).items()}
-
-
 def number_rows(predicted: Sequence[str], references: Sequence) -> dict[str, np.ndarray]:
-  """{name: [n]} of the three names of `number_match`, 1.0 or 0.0."""
+  """{name: [n]} of NUMBERS, 1.0 or 0.0: answers as in GSM8K.
+
+  answer_accuracy: whether `final_number` equals that of a reference, as numbers (72.0 is 72);
+  format_accuracy: whether there is one; last_number_accuracy: whether `last_number` equals it,
+  for answers in another format. A reference is a solution with "#### N", or N.
+  """
   rows = []
   for index, (text, row) in enumerate(
-    zip(predicted, _lists(predicted, references), strict=True)
+    zip(predicted, lists_of(predicted, references), strict=True)
   ):
     wanted = [final_number(t) if "####" in t else _decimal(t.strip()) for t in row]
     if None in wanted:
@@ -268,16 +222,18 @@ def number_rows(predicted: Sequence[str], references: Sequence) -> dict[str, np.
     final = final_number(text)
     rows.append((final in wanted, final is not None, last_number(text) in wanted))
   columns = np.array(rows, np.float64).T
-  names = ("answer_accuracy", "format_accuracy", "last_number_accuracy")
-  return dict(zip(names, columns, strict=True))
+  return dict(zip(NUMBERS, columns, strict=True))
 
 
 def _as_lists(references):
   return [[row] if isinstance(row, str) else list(row) for row in references]
 
 
-def _lists(predicted, references):
-  """The references as one list a row, checked against the predictions."""
+def lists_of(predicted, references):
+  """The references as one list a row, checked against the predictions.
+
+  Raises JaxsftError where they are not as many, none, or no texts.
+  """
   if len(predicted) != len(references):
     raise JaxsftError(
       f"{len(predicted)} predictions for {len(references)} rows of references, expected as many"
@@ -295,7 +251,7 @@ def _lists(predicted, references):
 
 
 def _statistics(metric, predicted, references):
-  lists = _lists(predicted, references)
+  lists = lists_of(predicted, references)
   most = max(map(len, lists))
   columns = [[row[i] if i < len(row) else None for row in lists] for i in range(most)]
   rows = metric._extract_corpus_statistics(list(predicted), columns)

@@ -85,6 +85,8 @@ class Context:
   """Of generated answers: names of metrics.generated.DIRECTIONS."""
   bleu_tokenizer: str = "13a"
   """Of metrics.text.TOKENIZERS."""
+  rouge_stemmer: bool = False
+  """See metrics.text.rouge_rows."""
 
 
 NOT_ENCODED = (
@@ -97,6 +99,7 @@ NOT_ENCODED = (
   "n_best",
   "text_metrics",
   "bleu_tokenizer",
+  "rouge_stemmer",
   "pairs",
 )
 """Fields of Context that `encode` does not read, or that are hashed elsewhere."""

@@ -194,7 +194,7 @@ def text_measured(found, references, context):
   if not any(one.texts for one in found):
     return []
   gold = [references(one.row) for one in found]
-  return generated.measured(texts, gold, context.text_metrics, context.bleu_tokenizer)
+  return generated.measured(texts, gold, context.text_metrics, *_scoring(context))
 
 
 def text_metrics(found, references, context):
@@ -206,7 +206,11 @@ def text_metrics(found, references, context):
   if not pairs:
     return {}
   predicted, gold = zip(*pairs, strict=True)
-  return generated.scores(predicted, gold, context.text_metrics, context.bleu_tokenizer)
+  return generated.scores(predicted, gold, context.text_metrics, *_scoring(context))
+
+
+def _scoring(context):
+  return context.bleu_tokenizer, context.rouge_stemmer
 
 
 def prompt(row, context):

@@ -145,6 +145,12 @@ FLIPS = {
     "char",
     {**SCORED, "evaluate__text_metrics": ("bleu",)},
   ),
+  "evaluate.rouge_stemmer": (
+    "run",
+    CHAT,
+    True,
+    {**SCORED, "evaluate__text_metrics": ("rougeL",)},
+  ),
   "evaluate.num_beams": ("run", CHAT, 2, SCORED),
   "evaluate.length_penalty": ("run", CHAT, 2.0, {**SCORED, "evaluate__num_beams": 2}),
   "evaluate.max_new_tokens": ("run", CHAT, 4, {"evaluate__max_new_tokens": 8}),

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from jaxsft.metrics import generated, significance, text
+from jaxsft.metrics import answers, generated, significance, text
 
 PREDICTED = ["the cat sat on the mat", "no", "it is 3 #### 7", ""]
 GOLD = [["the cat sat on a mat"], ["no", "nope"], ["#### 7"], ["#### 8", "eight 8 #### 8"]]
@@ -17,7 +17,27 @@ def test_each_is_what_text_says():
   assert found["rouge2"] == text.rouge(PREDICTED, GOLD)["rouge2"]
   assert found["exact_match"] == 0.25
   assert not {"rouge1", "rougeL", "answer_accuracy", "format_accuracy"} & set(found)
-  assert {"bleu_signature", "chrf_signature", "exact_match_normalisation"} <= set(found)
+  assert {"bleu_signature", "chrf_signature"} <= set(found)
+
+
+def test_answers_to_questions_are_scored_as_squad_does():
+  """The script of version 1.1 on answers that a model has written."""
+  predicted, gold = ["The cat.", "a big dog", "no"], [["cat"], ["dog", "dogs"], ["yes"]]
+  found = generated.scores(predicted, gold, ("squad_exact_match", "squad_f1"))
+  own = answers.scores(predicted, gold, version="1.1")
+  assert found == {f"squad_{name}": own[name] for name in ("exact_match", "f1")}
+  assert found["squad_exact_match"] == pytest.approx(100 / 3)
+  assert found["squad_f1"] == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
+def test_words_and_stems_count_where_they_are_asked_for():
+  predicted, gold = ["he regulated the flow of it"], ["he regulates the flow of it"]
+  found = generated.scores(predicted, gold, ("chrf", "chrf++", "rouge1"))
+  assert found["chrf++"] == text.chrf(predicted, gold, "chrf++")["chrf++"] < found["chrf"]
+  assert {"chrf_signature", "chrf++_signature"} <= set(found) and found["rouge1"] < 1
+  assert generated.scores(predicted, gold, ("rouge1",), stemmer=True) == {"rouge1": 1.0}
+  stemmed, _ = generated.measured(predicted, gold, ("rouge1", "chrf++"), stemmer=True)
+  assert stemmed.score == 1.0
 
 
 def test_numbers():
@@ -46,7 +66,7 @@ def test_every_name_has_a_direction_and_a_value():
   assert {one.direction for one in measured} == {"max"}
 
 
-NAMES = ("chrf", "bleu", "rougeL", "exact_match")
+NAMES = ("chrf", "bleu", "rougeL", "exact_match", "chrf++", "squad_f1")
 
 
 def test_intervals_are_of_the_rows_that_have_an_answer():
