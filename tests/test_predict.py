@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxsft import evaluate, predict, pretrained, row_file, start
+from jaxsft import evaluate, predict, pretrained, start
 from jaxsft.config import Config, Data, Model
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
@@ -109,31 +109,6 @@ def test_a_stopped_run_goes_on(classifier, rows, tmp_path, monkeypatch, capsys):
     assert {**row, "score": 0, "scores": 0} == {**other, "score": 0, "scores": 0}
     assert row["score"] == pytest.approx(other["score"], abs=1e-6)
   assert not list(tmp_path.glob(".*part"))
-
-
-def test_other_rows_or_another_model_begin_anew(tmp_path):
-  first = row_file.RowFile(tmp_path / "out.jsonl", "a" * 64)
-  first.write([{"n": 1}])
-  first.leave()
-  for identity, done in (("b", 0), ("a", 1)):
-    again = row_file.RowFile(tmp_path / "out.jsonl", identity * 64)
-    again.leave()
-    assert again.done == done
-
-
-def test_a_number_that_is_none_is_null(tmp_path):
-  out = row_file.RowFile(tmp_path / "out.jsonl", "a" * 64)
-  out.write([{"n": float("nan"), "list": [float("inf"), 1.5], "f": np.float32(0.5)}])
-  out.close()
-  assert (tmp_path / "out.jsonl").read_text() == '{"n": null, "list": [null, 1.5], "f": 0.5}\n'
-
-
-def test_a_table_has_a_column_for_every_key(tmp_path):
-  out = row_file.RowFile(tmp_path / "out.csv", "a" * 64)
-  out.write([{"a": 'x,"y"'}, {"b": [1, "ü"]}])
-  out.close()
-  with (tmp_path / "out.csv").open(newline="") as file:
-    assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', ""], ["", '[1, "ü"]']]
 
 
 def test_a_row_keeps_its_own_answer_and_hides_none(classifier, tmp_path):

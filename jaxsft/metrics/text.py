@@ -1,7 +1,7 @@
 """Metrics of generated text against one or more references a row.
 
 BLEU, chrF and chrF++ are sacrebleu's, 0 to 100; ROUGE is rouge-score's, 0 to 1; exact matches
-and those of numbers are 1 or 0 a row. `references` holds for each row a text or a list of texts,
+and matches of numbers are 1 or 0. `references` holds for each row a text or a list of texts,
 not all lists of one length. `notes` in a result says what a reader of the number should know.
 """
 
