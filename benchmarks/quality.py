@@ -46,6 +46,7 @@ class Experiment:
 
 
 MINILM, M3E, T5 = "all-minilm-l6-v2", "m3e-small", "flan-t5-small-titler"
+SMOLLM2 = "smollm2-135m-instruct"
 NUMBER = {"data.label_type": "number"}
 GENERATE = {
   "evaluate.generate": -1,
@@ -68,6 +69,10 @@ EXPERIMENTS = {
     "answer", MINILM, "squad", "f1", 2e-4, epochs=2,
     more={"data.max_length": 256, "data.stride": 64},
   ),
+  "squad2": Experiment(
+    "answer", MINILM, "squad2", "f1", 2e-4, epochs=2,
+    more={"data.max_length": 256, "data.stride": 64, "evaluate.null_threshold": 0.0},
+  ),
   "multi30k": Experiment(
     "seq2seq", T5, "multi30k", "bleu", 5e-4, epochs=2, before=True,
     more=GENERATE | {"data.instruction": "translate English to German: "},
@@ -75,6 +80,15 @@ EXPERIMENTS = {
   "scitldr": Experiment(
     "seq2seq", T5, "scitldr", "rougeL", 5e-4, batch_size=8, epochs=2, before=True,
     more=GENERATE | {"data.instruction": "summarize: ", "data.max_length": 384},
+  ),
+  "gsm8k": Experiment(
+    "chat", SMOLLM2, "gsm8k", "format_accuracy", 1e-4, batch_size=8, epochs=1, before=True,
+    more={
+      "evaluate.generate": -1,
+      "evaluate.max_new_tokens": 192,
+      "evaluate.text_metrics": ("format_accuracy", "answer_accuracy"),
+      "batch_unit": "examples",
+    },
   ),
 }  # fmt: skip
 
@@ -92,6 +106,9 @@ def score(experiment, held_out, said, labels):
   if experiment.task == "answer":
     gold = [[a["text"] for a in row["answers"]] for row in held_out]
     return answers.scores(said, gold)["f1"]
+  if experiment.task == "chat":
+    gold = [row["completion"] for row in held_out]
+    return float(text.number_rows(said, gold)[name].mean())
   gold = [row.get("targets") or [row["target"]] for row in held_out]
   if name == "bleu":
     return text.bleu(said, gold)["bleu"]
@@ -108,7 +125,8 @@ def said_by_jaxsft(experiment, directory, held_out):
   if experiment.task == "tag":
     for number, row in enumerate(held_out, 1):
       said.setdefault(number, {"tags": ["O"] * len(row["tags"])})
-  key = {"tag": "tags", "answer": "answer", "seq2seq": "text"}.get(experiment.task)
+  own = {"tag": "tags", "answer": "answer", "seq2seq": "text", "chat": "text"}
+  key = own.get(experiment.task)
   key = key or ("number" if experiment.score == "pearson" else "label")
   return [said[number][key] for number in range(1, 1 + len(held_out))]
 

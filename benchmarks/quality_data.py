@@ -84,11 +84,19 @@ def weibo_ner(data):
 
 
 def squad(data):
-  """The first 40 articles are trained on, the others asked for."""
-  found = rows(data / "squad_v1_dev/dev-v1.1.json.gz")
+  return by_article(rows(data / "squad_v1_dev/dev-v1.1.json.gz"), 40)
+
+
+def squad2(data):
+  """A third of the questions have no answer."""
+  return by_article(rows(data / "squad_v2_cs224n/dev-v2.0.json"), 28)
+
+
+def by_article(found, count):
+  """Questions about the first `count` articles are trained on, those about others asked."""
   titles = list(dict.fromkeys(row["title"] for row in found))
   made = []
-  for part, most in ((titles[:40], 3000), (titles[40:], 600)):
+  for part, most in ((titles[:count], 3000), (titles[count:], 600)):
     mine = [
       {name: row[name] for name in ("question", "context", "answers")}
       for row in found
@@ -112,3 +120,9 @@ def scitldr(data):
     ]
 
   return make("train", 600), make("dev", 100)
+
+
+def gsm8k(data):
+  columns = {"prompt": "question", "completion": "answer"}
+  train, test = (rows(data / f"gsm8k/{name}.jsonl", columns) for name in ("train", "test"))
+  return train[:480], test[:64]

@@ -22,6 +22,7 @@ AUTO = {
   "tag": transformers.AutoModelForTokenClassification,
   "answer": transformers.AutoModelForQuestionAnswering,
   "seq2seq": transformers.AutoModelForSeq2SeqLM,
+  "chat": transformers.AutoModelForCausalLM,
 }
 
 
@@ -195,6 +196,53 @@ def seq2seq(job, tokenizer, model):
   )
 
 
+def chat(job, tokenizer):
+  """Loss on the answer and the token that ends its turn."""
+  render = lambda messages, **how: tokenizer.apply_chat_template(
+    messages, return_dict=False, **how
+  )
+
+  def encode(row):
+    asked = [{"role": "user", "content": row["prompt"]}]
+    whole = render([*asked, {"role": "assistant", "content": row["completion"]}])
+    prompt = render(asked, add_generation_prompt=True)
+    end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)
+    labels = [-100] * len(prompt) + whole[len(prompt) : end] + [-100] * (len(whole) - end)
+    return {"input_ids": whole, "attention_mask": [1] * len(whole), "labels": labels}
+
+  prompts = [
+    render([{"role": "user", "content": row["prompt"]}], add_generation_prompt=True)
+    for row in job["held_out"]
+  ]
+  parts = ([encode(row) for row in job[part]] for part in ("train", "held_out"))
+  return *parts, transformers.DataCollatorForSeq2Seq(tokenizer), prompts
+
+
+def continued(model, tokenizer, prompts, job, size=16):
+  """The likeliest continuation of each prompt, `size` at a time, padded at the left."""
+  answers = []
+  for k in range(0, len(prompts), size):
+    part = prompts[k : k + size]
+    longest = max(map(len, part))
+    ids, mask = torch.full((len(part), longest), 0), torch.zeros(len(part), longest)
+    for i, prompt in enumerate(part):
+      ids[i, longest - len(prompt) :], mask[i, longest - len(prompt) :] = (
+        torch.tensor(prompt),
+        1,
+      )
+    with torch.no_grad():
+      out = model.generate(
+        ids,
+        attention_mask=mask.long(),
+        max_new_tokens=job["max_new_tokens"],
+        do_sample=False,
+        num_beams=job["num_beams"],
+        pad_token_id=tokenizer.pad_token_id,
+      )
+    answers += tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+  return answers
+
+
 def main(job_file, out):
   job = json.loads(pathlib.Path(job_file).read_text())
   task, settings = job["task"], job["settings"]
@@ -219,6 +267,8 @@ def main(job_file, out):
   else:
     train, held_out, collator, decode = globals()[task](job, tokenizer)
     args, kind = arguments(transformers.TrainingArguments, settings), transformers.Trainer
+  if task == "chat":  # the pad token ends turns too: without this it would not be trained
+    model.get_input_embeddings().padding_idx = None
   trainer = kind(
     model=model,
     args=args,
@@ -227,9 +277,15 @@ def main(job_file, out):
     data_collator=collator,
     processing_class=tokenizer,
   )
-  before = decode(trainer.predict(Rows(held_out))) if job["before"] else None
+
+  def said():
+    if task == "chat":
+      return continued(model.eval(), tokenizer, decode, job)
+    return decode(trainer.predict(Rows(held_out)))
+
+  before = said() if job["before"] else None
   trainer.train()
-  answers = decode(trainer.predict(Rows(held_out)))
+  answers = said()
   pathlib.Path(out).write_text(json.dumps({"before": before, "after": answers}))
 
 
