@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from jaxsft/config.py: python docs/make_settings.py
+"""Writes docs/settings.md from jaxsft/config: python docs/make_settings.py
 
 Every key with its type, default and meaning; a test compares the page with the code.
 """
@@ -9,11 +9,12 @@ import inspect
 import pathlib
 import typing
 
-from jaxsft import config, config_values
+from jaxsft import config
+from jaxsft.config import values
 
 HEAD = """# Settings
 
-Made from `jaxsft/config.py` by `python docs/make_settings.py`. Any key can be set on the
+Made from `jaxsft/config` by `python docs/make_settings.py`. Any key can be set on the
 command line: `--config.optim.peak_lr=1e-4`, `--config.data.columns='{"text": "review"}'`,
 `--config.steps=None`. `--print_config` shows the values of a config.
 """
@@ -32,7 +33,7 @@ def documented(section):
 def table(section, prefix):
   lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
   for key, annotation, default, meaning in documented(section):
-    kind = config_values.describe(annotation).replace("|", "\\|")
+    kind = values.describe(annotation).replace("|", "\\|")
     text = meaning.replace("|", "\\|")
     lines.append(f"| `{prefix}{key}` | {kind} | `{default!r}` | {text} |")
   return lines

@@ -6,7 +6,7 @@ import os
 import sys
 
 from jaxsft import config as config_lib
-from jaxsft.config_values import nearest
+from jaxsft.config.values import nearest
 from jaxsft.errors import JaxsftError, UsageError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"

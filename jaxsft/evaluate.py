@@ -35,7 +35,7 @@ from jaxsft import (
   tasks,
 )
 from jaxsft.compiled import Compiled
-from jaxsft.config_rules import OWN_SETS
+from jaxsft.config.rules import OWN_SETS
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import stops

@@ -10,8 +10,9 @@ import typing
 
 import jax
 
-from jaxsft import command, config_values, hf_directory, tasks
+from jaxsft import command, hf_directory, tasks
 from jaxsft import config as config_lib
+from jaxsft.config import values
 from jaxsft.errors import JaxsftError, UsageError
 
 
@@ -108,7 +109,7 @@ def main(argv):
     raise UsageError(f"--format={flags['format']}: only hf is built so far")
   if flags["dtype"] is not None:
     kind = typing.get_type_hints(config_lib.Export)["dtype"]
-    config_values.check(flags["dtype"], kind, "--dtype")
+    values.check(flags["dtype"], kind, "--dtype")
   files = export_run(flags["run"], flags["out"], flags["dtype"])
   print(f"{flags['out']}: {', '.join(files)}")
 

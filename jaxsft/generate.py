@@ -19,7 +19,8 @@ find no more answers that end. The same prompt and seed draw the same.
 import dataclasses
 import json
 
-from jaxsft import command, config_values, pretrained, start
+from jaxsft import command, pretrained, start
+from jaxsft.config import values
 from jaxsft.generation import defaults, sampling, writing
 
 
@@ -52,9 +53,9 @@ def _settings(argv):
   _, flags = command.parse(argv, flags, needs_config=False)
   if flags["early_stopping"] is not None:
     key, kind = "--early_stopping", bool | str
-    flags["early_stopping"] = config_values.parse(flags["early_stopping"], kind, key)
+    flags["early_stopping"] = values.parse(flags["early_stopping"], kind, key)
   if (flags["stop"] or "").startswith("["):
-    flags["stop"] = config_values.parse(flags["stop"], tuple[str, ...], "--stop")
+    flags["stop"] = values.parse(flags["stop"], tuple[str, ...], "--stop")
   optional = (*rules, "max_new_tokens", "stop")
   return {k: v for k, v in flags.items() if k not in optional or k in named}
 

@@ -30,7 +30,6 @@ import numpy as np
 from jaxsft import (
   answering,
   command,
-  config_values,
   evaluate,
   labels,
   prepare,
@@ -42,6 +41,7 @@ from jaxsft import (
   tasks,
 )
 from jaxsft import config as config_lib
+from jaxsft.config import values
 from jaxsft.data import fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, defaults, stops, writing
@@ -232,8 +232,8 @@ def _rows(flags, config):
   data = config_lib.Data() if config is None else config.data
   columns, kind = data.columns, dict[str, str | int]
   if flags["columns"]:
-    columns = config_values.parse(flags["columns"], kind, "--columns")
-    config_values.check(columns, kind, "--columns")
+    columns = values.parse(flags["columns"], kind, "--columns")
+    values.check(columns, kind, "--columns")
   settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
   settings |= {"format": data.format, "columns": columns, "id": data.id}
   path = fetch.resolve(flags["data"], None, key="--data")
@@ -274,8 +274,8 @@ def main(argv):
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
   threshold, kind = flags["threshold"], float | dict[str, float]
   if threshold is not None:
-    threshold = config_values.parse(threshold, kind, "--threshold")
-    config_values.check(threshold, kind, "--threshold")
+    threshold = values.parse(threshold, kind, "--threshold")
+    values.check(threshold, kind, "--threshold")
   rows, named = _rows(flags, config)
   model = pretrained.load(flags["model"], flags["sha256"])
   if config is not None and config.task == model.base.task:

@@ -8,8 +8,7 @@ import typing
 import pytest
 
 from jaxsft import config as config_lib
-from jaxsft import config_values
-from jaxsft.config import Config, Data, Model
+from jaxsft.config import Config, Data, Model, values
 from jaxsft.errors import UsageError
 
 FILE = """
@@ -182,7 +181,7 @@ def test_every_key_is_documented_and_its_default_valid(section):
     text = following.get(node)
     assert isinstance(text, ast.Expr) and isinstance(text.value.value, str), node.target.id
     default = ast.literal_eval(node.value)
-    assert config_values.fits(default, hints[node.target.id]), node.target.id
+    assert values.fits(default, hints[node.target.id]), node.target.id
 
 
 def test_describe_lists_every_leaf():

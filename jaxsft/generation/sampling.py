@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft import config_values
+from jaxsft.config import values
 from jaxsft.errors import UsageError
 
 EARLY = (False, True, "never")  # values of early_stopping; a program is told the index
@@ -138,7 +138,7 @@ def check_names(settings, names):
     if name == "do_sample":
       raise UsageError("found the setting do_sample; draw by a temperature above 0")
     if name not in names:
-      raise UsageError(f"found the setting {name}{config_values.nearest(name, names)}")
+      raise UsageError(f"found the setting {name}{values.nearest(name, names)}")
 
 
 def whole(name, value, least, most=2**31 - 1):

@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 import traceback
 
-from jaxsft import config_values
+from jaxsft.config import values
 from jaxsft.errors import JaxsftError, UsageError
 
 
@@ -44,6 +44,6 @@ def _explain(path, error, sections):
     class_name = text.split(".")[0].split("(")[0]
     if section := sections.get(class_name):
       name = text.rsplit("'", 2)[1]
-      near = config_values.nearest(name, [field.name for field in dataclasses.fields(section)])
+      near = values.nearest(name, [field.name for field in dataclasses.fields(section)])
       return f"{where}: {class_name} has no key {name!r}{near}"
   return f"{where}: the config file fails with {type(error).__name__}: {error}; correct it"

@@ -3,10 +3,11 @@
 import math
 import re
 
+from jaxsft.config import data_rules
+from jaxsft.config.data_rules import WRITE
 from jaxsft.metrics import generated
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
-WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
 USED_BY = {
   "data.train_on": ("chat",),
   "data.chat_template": ("chat", "classify"),
@@ -36,9 +37,7 @@ def rules(c):
     _used,
     _paths,
     _batches,
-    _data,
-    _windows,
-    _targets,
+    data_rules.rules,
     _labels,
     _training,
     _answers,
@@ -115,81 +114,6 @@ def _batches(c):
   yield (
     c.task == "classify" and c.batch_unit == "rows",
     "config.batch_unit: task='classify' counts examples; set batch_unit='examples'",
-  )
-
-
-def _data(c):
-  d = c.data
-  yield (
-    not 0 <= d.split < 1,
-    f"config.data.split: found {d.split}, expected 0 ≤ split < 1",
-  )
-  yield (
-    d.eval_path is not None and d.split != 0,
-    f"config.data.split: is {d.split} although data.eval_path names the rows to evaluate "
-    "on; set data.split=0",
-  )
-  yield (
-    isinstance(d.max_length, int) and d.max_length < 2,
-    f"config.data.max_length: found {d.max_length}, expected at least 2 tokens",
-  )
-  yield (
-    c.task in ("answer", "masked_lm", *WRITE)
-    and (d.labels is not None or d.label_type != "single"),
-    f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
-  )
-  yield (
-    not 0 < d.mask_rate < 1,
-    f"config.data.mask_rate: found {d.mask_rate}, expected a share above 0 and below 1",
-  )
-  yield (
-    c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
-    "config.data.labels: task='tag' has names of tags in id order, and no rules or "
-    "data.label_type; give the names, or None for those of the rows",
-  )
-
-
-def _windows(c):
-  d = c.data
-  yield d.stride < 0, f"config.data.stride: found {d.stride}, expected 0 or more tokens"
-  windows = c.task == "answer" or d.too_long == "windows"
-  yield (
-    windows and isinstance(d.max_length, int) and d.stride >= d.max_length,
-    f"config.data.stride: windows cannot share {d.stride} of config.data.max_length="
-    f"{d.max_length} tokens; lower it",
-  )
-  yield (
-    c.task == "answer" and d.too_long == "truncate",
-    "config.data.too_long: task='answer' cuts nothing, it reads long contexts in windows; set "
-    "'error' or 'drop' for questions that leave no room for a context",
-  )
-  yield (
-    c.task == "masked_lm" and d.too_long in ("drop", "truncate"),
-    f"config.data.too_long: {d.too_long!r} has no effect with task='masked_lm', which reads "
-    "long texts in windows and leaves nothing out; set 'error'",
-  )
-  yield (
-    c.task == "tag" and d.too_long != "windows" and d.stride != type(d)().stride,
-    f"config.data.stride: is {d.stride}, which has no effect with data.too_long="
-    f"{d.too_long!r}; set that to 'windows'",
-  )
-  yield (
-    c.task != "tag" and d.too_long == "windows",
-    f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
-    "or 'truncate'",
-  )
-
-
-def _targets(c):
-  d = c.data
-  yield (
-    isinstance(d.max_target_length, int) and d.max_target_length < 1,
-    f"config.data.max_target_length: found {d.max_target_length}, expected at least 1 token",
-  )
-  yield (
-    d.languages is not None and len(d.languages) != 2,
-    f"config.data.languages: found {d.languages}, expected the codes of the source's and the "
-    "target's language",
   )
 
 

