@@ -12,14 +12,14 @@ import json
 import pathlib
 import sys
 
-from jaxsft import command, prepare
+from jaxsft import command, sources
 from jaxsft.tasks import TASKS
 
 QUICKSTART = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart.py"
 
 
 def accuracies(rows):
-  """{"rows": …, "majority": …, "tfidf_logistic_regression": …} of `prepare.Rows`."""
+  """{"rows": …, "majority": …, "tfidf_logistic_regression": …} of `sources.Rows`."""
   from sklearn import feature_extraction, linear_model, pipeline
 
   texts, labels = ([r.fields[name] for r in rows.train] for name in ("text", "label"))
@@ -39,7 +39,7 @@ def accuracies(rows):
 
 def main(argv):
   config, _ = command.parse([f"--config={QUICKSTART}", *argv], {})  # the last one counts
-  print(json.dumps(accuracies(prepare.read_data(config.data, TASKS[config.task])), indent=2))
+  print(json.dumps(accuracies(sources.read_data(config.data, TASKS[config.task])), indent=2))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from jaxsft import (
   compare,
   labels,
   log,
+  preflight,
   prepare,
   pretrained,
   results,
   sharding,
+  sources,
   start,
   tasks,
 )
@@ -124,7 +126,7 @@ def evaluate(model, config):
 
   Where the config holds nothing out (data.split=0), on all its rows.
   """
-  rows = prepare.read_data(config.data, tasks.TASKS[config.task])
+  rows = sources.read_data(config.data, tasks.TASKS[config.task])
   return judge(model, config, rows.held_out or rows.train)[0]
 
 
@@ -153,7 +155,9 @@ def judge(model, config, rows):
     network=model.network, task=task, context=context, rules=rules,
   )  # fmt: skip
   counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
-  notes = {kind: why for kind, why in prepare.by_kind(examples.counts["notes"]).items() if why}
+  notes = {
+    kind: why for kind, why in preflight.by_kind(examples.counts["notes"]).items() if why
+  }
   return metrics | counted | notes, found, context
 
 
@@ -209,12 +213,12 @@ def _measured_on(config, task):
   """{place: (cleaned rows, why others of their files are none of them, with counts)}: of those
   held out, or all where none are, and of config.evaluate.sets.
   """
-  rows = prepare.read_data(config.data, task)
+  rows = sources.read_data(config.data, task)
   held_out, everything = OWN_SETS
   first, called = (held_out, "held-out rows") if rows.held_out else (everything, "rows")
   found, names = {first: (rows.held_out or rows.train, rows.left_out)}, {first: called}
-  for name, more in prepare.further_sets(config).items():
-    found[name], names[name] = (more.train, more.left_out), prepare.set_called(name)
+  for name, more in sources.further_sets(config).items():
+    found[name], names[name] = (more.train, more.left_out), sources.called(name)
   parts = {names[place]: rows for place, (rows, _) in found.items()}
   results.check_slices(config.evaluate.slices, parts)
   return found

@@ -12,7 +12,7 @@ from jaxsft.errors import JaxsftError, UsageError
 
 
 def settle(config, base, rows):
-  """(label names in id order, the rows with these names) of a task's prepare.Rows."""
+  """(label names in id order, the rows with these names) of a task's sources.Rows."""
   names = trained(config, base)
   train, held_out = (named(part, names, config) for part in (rows.train, rows.held_out))
   rows = rows._replace(train=train, held_out=held_out)

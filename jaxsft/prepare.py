@@ -1,4 +1,4 @@
-"""From the config's data keys to examples on disk, their order, and the preflight report."""
+"""From the user's rows to examples on disk and their order."""
 
 import collections
 import dataclasses
@@ -9,22 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsft import labels, languages, optim, sharding, tasks
-from jaxsft.data import audit, clean, fetch, forms, order, pack, read, store
+from jaxsft import labels, languages, sharding, sources, tasks
+from jaxsft.data import fetch, order, pack, store
 from jaxsft.errors import UsageError
 from jaxsft.metrics import generated, tagging
-from jaxsft.tuning import select
 
 SAMPLES = 3
-
-
-class Rows(NamedTuple):
-  """The user's rows, cleaned and split."""
-
-  train: list
-  held_out: list
-  read: int
-  left_out: dict[str, int]
 
 
 class Examples(NamedTuple):
@@ -53,7 +43,7 @@ class Prepared:
   context: tasks.Context
   options: Any
   """Of the task's `loss` and `predict`."""
-  rows: Rows
+  rows: sources.Rows
   train: Examples
   held_out: Examples | None
   plan: order.Plan
@@ -65,14 +55,14 @@ class Prepared:
   def evaluated(self):
     """{what a sentence calls them: `Examples`} of all rows that evaluations measure."""
     parts = {} if self.held_out is None else {"held-out rows": self.held_out}
-    return parts | {set_called(name): examples for name, (examples, _) in self.sets.items()}
+    return parts | {sources.called(name): examples for name, (examples, _) in self.sets.items()}
 
 
 def prepare(config, base, mesh):
   """`Prepared` of a config and an opened checkpoint for a mesh."""
   task, data = tasks.TASKS[config.task], config.data
   base.check_task(config.task)
-  rows = read_data(data, task)
+  rows = sources.read_data(data, task)
   names, rows = labels.settle(config, base, rows)
   context = make_context(config, base, names)
   train = encode(rows.train, task, context)
@@ -94,7 +84,7 @@ def prepare(config, base, mesh):
     limit = row_limit(config, context, train, held_out)
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
   sets, trained = {}, labels.trained(config, base)
-  for name, more in further_sets(config).items():
+  for name, more in sources.further_sets(config).items():
     examples = encode(labels.named(more.train, trained, config), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
@@ -178,140 +168,6 @@ def evaluation_plan(config, examples, limit, mesh):
   )
 
 
-def report(prepared, shapes, chosen, schedule):
-  """audit.Audit of a run about to start; raises JaxsftError for what must not run.
-
-  shapes: the network's parameter shapes; chosen: the paths that train.
-  """
-  train, held_out, plan = prepared.train, prepared.held_out, prepared.plan
-  rows = audit.Rows(
-    prepared.rows.read,
-    len(prepared.rows.train) + len(prepared.rows.held_out),
-    prepared.rows.left_out,
-  )
-  leaves = tuple(
-    audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))
-    for path, leaf in select.paths(shapes)
-  )
-  rates = [float(schedule(i)) for i in range(plan.num_steps)] if plan.num_steps < 10**5 else []
-  ends = [float(schedule(0)), max(rates, default=0.0), float(schedule(plan.num_steps - 1))]
-  samples = []
-  for sample in train.counts["samples"]:
-    label = sample.get("label", "")
-    label = ", ".join(label) or "(none)" if isinstance(label, list) else label
-    label = "" if label == "" else f"  → {label}"
-    samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
-  return audit.audit(
-    rows,
-    _described(train, prepared),
-    None if held_out is None else _described(held_out, prepared),
-    _with_notes(prepared),
-    rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
-    leaves=leaves,
-    samples=samples,
-  )
-
-
-def _with_notes(prepared):
-  """The plan's summary with what else is to be known before it runs."""
-  summary, context, notes = prepared.plan.summary(), prepared.context, []
-  if context.class_weights is not None:
-    pairs = zip(context.labels, context.class_weights, strict=True)
-    notes.append("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in pairs))
-  if prepared.task.HEAD == "masked_lm":
-    unit = "words" if context.whole_words else "supervised tokens"
-    notes.append(f"every update hides {context.mask_rate:.3g} of its {unit}, others each time")
-  return summary | {"notes": (*summary.get("notes", ()), *notes)}
-
-
-def _described(part, prepared):
-  """audit.Examples of one part."""
-  task, context = prepared.task, prepared.context
-  values, counted, unit = part.store.values, {}, "tokens"
-  if "label" in values or task.HEAD == "token":
-    unit = "labels" if "label" in values else "words"
-    if context.label_type != "number":
-      counts = labels.counts(part.store, len(context.labels)).tolist()
-      counted = {name: n for name, n in zip(context.labels, counts, strict=True) if n}
-    if none := labels.unlabelled(part.store):
-      counted["(none)"] = none
-  if "start" in values:  # windows: their first token stands for no answer
-    none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
-    counted = {"answer": len(part.store) - none, "no answer": none}
-  content = ("text_pair", "question", "context", "source", "target", "targets", "tokens")
-  content = (*forms.FIELDS, *content)
-  texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
-  written = {}
-  if task.HEAD == "lm" and not task.SOURCE:
-    written = dict(collections.Counter(forms.form(row.fields) for row in part.rows))
-  return audit.Examples(
-    ids=part.store.ids,
-    lengths=part.store.lengths,
-    supervised=store.supervised(part.store),
-    texts=texts,
-    unit=unit,
-    rows=len(np.unique(values["row"])),
-    labels=counted,
-    forms=written,
-    **by_kind(part.counts["notes"]),
-  )
-
-
-def by_kind(notes):
-  """{"dropped", "truncated", "noted": {note: rows}} of the notes of `Examples.counts`."""
-  kinds = {"dropped": {}, "truncated": {}, "noted": {}}
-  for note, n in notes.items():
-    kinds[next((kind for kind in kinds if note.startswith(kind)), "noted")][note] = n
-  return kinds
-
-
-def read_data(data, task, key="data.path"):
-  """`Rows` of the config's `data` keys for a task module; key: what names them in errors."""
-  path = fetch.resolve(data.path, data.sha256 if key == "data.path" else None, key=key)
-  settings = dict(
-    format=data.format,
-    encoding=data.encoding,
-    header=data.header,
-    quoting=data.quoting,
-    columns=data.columns,
-    id=data.id,
-  )
-  rules = dict(
-    keep=data.keep,
-    labels=data.labels,
-    label_type=data.label_type,
-    separator=data.label_separator,
-    limit=data.limit,
-    task_fields=task.FIELDS,
-  )
-  cleaned = clean.clean(read.read_rows(path, **settings), **rules)
-  left_out = dict(cleaned.left_out)
-  train, held_out, count = cleaned.rows, [], cleaned.read
-  if data.eval_path is not None:
-    other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
-    held = clean.clean(read.read_rows(other, **settings), **(rules | {"limit": None}))
-    held_out, count = held.rows, count + held.read
-    for why, n in held.left_out.items():
-      left_out[why] = left_out.get(why, 0) + n
-  elif data.split:
-    train, held_out = clean.split(cleaned.rows, data.split)
-  return Rows(train, held_out, count, left_out)
-
-
-def set_called(name):
-  """What a sentence calls the rows of one of evaluate.sets."""
-  return f"rows of config.evaluate.sets[{name!r}]"
-
-
-def further_sets(config):
-  """{name: `Rows`, all in `train`} of evaluate.sets."""
-  sets, task = {}, tasks.TASKS[config.task]
-  for name, path in (config.evaluate.sets or {}).items():
-    other = dataclasses.replace(config.data, path=path, split=0.0, eval_path=None, limit=None)
-    sets[name] = read_data(other, task, key=f"evaluate.sets[{name!r}]")
-  return sets
-
-
 def encode(rows, task, context):
   """`Examples` of labelled rows, spelt as the context's labels are where the task says how;
   from the token store where everything that shapes them is the same.
@@ -383,7 +239,7 @@ def source_hash(task):
   """sha256 over the code that encodes: the task, jaxsft/data, and what tags are spelt by."""
   files = [
     *(pathlib.Path(module.__file__) for module in (task, languages, tagging)),
-    *sorted(pathlib.Path(store.__file__).parent.glob("*.py")),
+    *sorted(pathlib.Path(store.__file__).parent.rglob("*.py")),
   ]
   digest = hashlib.sha256()
   for file in files:

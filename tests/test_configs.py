@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from jaxsft import config as config_lib
-from jaxsft import prepare, tasks
+from jaxsft import sources, tasks
 from jaxsft.errors import UsageError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -59,7 +59,7 @@ FILES = {
 
 
 def rows_of(config):
-  return prepare.read_data(config.data, tasks.TASKS[config.task])
+  return sources.read_data(config.data, tasks.TASKS[config.task])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -108,7 +108,7 @@ def test_sentiment_files(tmp_path):
       (place / file).write_text(f"{head}\n{line}\n", encoding="utf-8")
     config = config_lib.load_config(f"{CONFIGS}/{name}.py:{place}")
     found = [rows_of(config).train[0], rows_of(config).held_out[0]]
-    found += [rows.train[0] for rows in prepare.further_sets(config).values()]
+    found += [rows.train[0] for rows in sources.further_sets(config).values()]
     assert [(r.fields["text"], r.fields["label"]) for r in found] == [expected] * len(found)
     assert len(found) == (3 if name == "sentiment_zh" else 2)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import evaluate, prepare, train
+from jaxsft import evaluate, sources, train
 from jaxsft.errors import UsageError
 from tests import tiny
 
@@ -90,7 +90,7 @@ def test_a_run_keeps_the_numbers_of_further_sets(place, tmp_path, monkeypatch):
   run = train.finetune(config, tmp_path / "run")
   kept = json.loads((run.directory / "result.json").read_text())["sets"]
   again = evaluate.judge(
-    jaxsft.load(run.export), config, prepare.further_sets(config)["more"].train
+    jaxsft.load(run.export), config, sources.further_sets(config)["more"].train
   )[0]
   assert kept["more/accuracy"] == again["accuracy"]
   assert kept["more/loss"] == pytest.approx(again["loss"], rel=1e-5)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, hf_directory, job, labels, prepare, pretrained
+from jaxsft import families, hf_directory, job, labels, prepare, pretrained, sources
 from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
 
@@ -31,7 +31,7 @@ def labels_of(trained, rows, **changes):
   """(label names, whether the head is drawn anew) of a config on the trained checkpoint."""
   config = tiny.config("bert", "classify", trained, rows, **changes)
   base = pretrained.open_base(config.model)
-  found, _ = labels.settle(config, base, prepare.read_data(config.data, _classify()))
+  found, _ = labels.settle(config, base, sources.read_data(config.data, _classify()))
   return found, job.new_head(config, base)
 
 
@@ -78,7 +78,7 @@ def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
   rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
   config = tiny.config("bert", "classify", path, rows)
   base = pretrained.open_base(config.model)
-  names, read = labels.settle(config, base, prepare.read_data(config.data, _classify()))
+  names, read = labels.settle(config, base, sources.read_data(config.data, _classify()))
   assert names == ("pos", "neg") and read.train and read.held_out
   for row in (*read.train, *read.held_out):
     assert row.fields["label"] == names[int(row.id[1:]) % 2]
@@ -87,9 +87,9 @@ def test_numbers_of_the_rows_are_ids_of_a_trained_head(trained, tmp_path):
     line["label"] = 2
   rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
   with pytest.raises(JaxsftError, match=r"rows.jsonl:2\d: the label is 2, outside 0 … 1"):
-    labels.settle(config, base, prepare.read_data(config.data, _classify()))
+    labels.settle(config, base, sources.read_data(config.data, _classify()))
   new = tiny.config("bert", "classify", path, rows, model__new_head=True)
-  found, _ = labels.settle(new, base, prepare.read_data(config.data, _classify()))
+  found, _ = labels.settle(new, base, sources.read_data(config.data, _classify()))
   assert found == ("0", "1", "2")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsft import config as config_lib
-from jaxsft import prepare, tasks, tokenizer
+from jaxsft import sources, tasks, tokenizer
 from jaxsft.data.read import read_rows
 from jaxsft.errors import UsageError
 from jaxsft.tasks import answer
@@ -36,7 +36,7 @@ def test_squad_s_own_files(tmp_path, version):
   for part in ("train", "dev"):
     (tmp_path / f"{part}-v{version}.json").write_text(json.dumps(whole))
   config = config_lib.load_config(f"{CONFIG}:{version},{tmp_path}")
-  rows = prepare.read_data(config.data, answer)
+  rows = sources.read_data(config.data, answer)
   assert [row.id for row in rows.train] == [row.id for row in rows.held_out]
   assert [row.id for row in rows.train] == ["a", "b", "c"][: 2 + (version == "2.0")]
   assert [row.fields["impossible"] for row in rows.train][2:] == [True] * (version == "2.0")

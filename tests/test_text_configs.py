@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from jaxsft import config as config_lib
-from jaxsft import prepare, tasks
+from jaxsft import prepare, sources, tasks
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -16,7 +16,7 @@ def read(name, argument, **overrides):
   """The first training and the first held-out row of a config, as its task understands them."""
   config = config_lib.load_config(CONFIGS / f"{name}.py:{argument}", overrides)
   task = tasks.TASKS[config.task]
-  rows = prepare.read_data(config.data, task)
+  rows = sources.read_data(config.data, task)
   assert prepare.text_metrics(config)
   return [(task.asked(one), task.references(one)) for one in (rows.train[0], rows.held_out[0])]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsft
-from jaxsft import labels, prepare, tasks
+from jaxsft import labels, preflight, tasks
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tasks import classify
 from tests import tiny
@@ -197,7 +197,7 @@ def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
     job = build.job(made, tiny.devices(1))
     data = job.data
     lines = "\n".join(
-      prepare.report(data, job.network.shapes(), job.chosen, job.schedule).lines()
+      preflight.report(data, job.network.shapes(), job.chosen, job.schedule).lines()
     )
     for part in expected:
       assert part in lines, lines
