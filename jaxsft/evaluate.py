@@ -25,6 +25,7 @@ from jaxsft import (
   answering,
   command,
   compare,
+  encoding,
   labels,
   log,
   preflight,
@@ -62,7 +63,7 @@ def make_eval_step(network, task, options, mesh):
 def measure(eval_step, params, examples, plan, mesh, prefetch=2):
   """`tasks.Found` of every row that has an example, in their order.
 
-  examples: prepare.Examples; plan: meets each of them once. Nothing is summed on the device:
+  examples: encoding.Examples; plan: meets each of them once. Nothing is summed on the device:
   what is found does not depend on batches, rows and devices beyond the rounding of float32.
   """
   store = examples.store
@@ -137,7 +138,7 @@ def judge(model, config, rows):
   names = model.context.labels
   context = prepare.make_context(config, model.base, names)
   rows = labels.named(rows, names, config)
-  examples = prepare.encode(rows, task, context)
+  examples = encoding.encode(rows, task, context)
   mesh = start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)

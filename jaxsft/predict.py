@@ -30,6 +30,7 @@ import numpy as np
 from jaxsft import (
   answering,
   command,
+  encoding,
   evaluate,
   labels,
   prepare,
@@ -98,7 +99,7 @@ def predictor(model, batch_size, **rules):
       for n, (row, encoded) in enumerate(read_rows.values())
       for k, example in enumerate(encoded.examples)
     )
-    examples = prepare.Examples(kept, store.in_memory(parts))
+    examples = encoding.Examples(kept, store.in_memory(parts))
     plan = _plan(examples.store.lengths, batch_size, model.base.limit, mesh)
     found = evaluate.measure(eval_step, params, examples, plan, mesh)
     for (i, (_, encoded)), one in zip(read_rows.items(), found, strict=True):

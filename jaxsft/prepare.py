@@ -1,37 +1,15 @@
-"""From the user's rows to examples on disk and their order."""
+"""All that training needs to know of the data: the rows as examples, and their order."""
 
-import collections
 import dataclasses
-import hashlib
-import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxsft import labels, languages, sharding, sources, tasks
-from jaxsft.data import fetch, order, pack, store
+from jaxsft import encoding, labels, languages, sharding, sources, tasks
+from jaxsft.data import order, pack
 from jaxsft.errors import UsageError
-from jaxsft.metrics import generated, tagging
-
-SAMPLES = 3
-
-
-class Examples(NamedTuple):
-  """The encoded rows of one part."""
-
-  rows: list
-  store: store.Store
-
-  @property
-  def counts(self):
-    """ "notes" (why rows were dropped or cut, with counts), "stop_ids", "samples"."""
-    return self.store.counts
-
-  @property
-  def taken(self):
-    """The rows that have an example."""
-    return [self.rows[i] for i in np.unique(self.store.values["row"]).tolist()]
+from jaxsft.metrics import generated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +22,11 @@ class Prepared:
   options: Any
   """Of the task's `loss` and `predict`."""
   rows: sources.Rows
-  train: Examples
-  held_out: Examples | None
+  train: encoding.Examples
+  held_out: encoding.Examples | None
   plan: order.Plan
   eval_plan: order.Plan | None
-  sets: dict[str, tuple[Examples, order.Plan]]
+  sets: dict[str, tuple[encoding.Examples, order.Plan]]
   """Those of evaluate.sets, with plans that meet each example once."""
 
   @property
@@ -65,8 +43,8 @@ def prepare(config, base, mesh):
   rows = sources.read_data(data, task)
   names, rows = labels.settle(config, base, rows)
   context = make_context(config, base, names)
-  train = encode(rows.train, task, context)
-  held_out = encode(rows.held_out, task, context) if rows.held_out else None
+  train = encoding.encode(rows.train, task, context)
+  held_out = encoding.encode(rows.held_out, task, context) if rows.held_out else None
   plan = order.plan_training(
     train.store.lengths,
     seed=config.seed,
@@ -85,7 +63,7 @@ def prepare(config, base, mesh):
     eval_plan = evaluation_plan(config, held_out.store, limit, mesh)
   sets, trained = {}, labels.trained(config, base)
   for name, more in sources.further_sets(config).items():
-    examples = encode(labels.named(more.train, trained, config), task, context)
+    examples = encoding.encode(labels.named(more.train, trained, config), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
   weights = labels.class_weights(config.loss.class_weights, names, train.store)
@@ -166,82 +144,3 @@ def evaluation_plan(config, examples, limit, mesh):
     max_length=limit,
     row_multiple=sharding.row_shards(mesh),
   )
-
-
-def encode(rows, task, context):
-  """`Examples` of labelled rows, spelt as the context's labels are where the task says how;
-  from the token store where everything that shapes them is the same.
-  """
-  rows = task.settled(rows, context) if hasattr(task, "settled") else rows
-  key = {
-    "rows": rows_hash(rows),
-    "tokenizer": tokenizer_hash(context.tokenizer),
-    "encoder": source_hash(task),
-  }
-  for field in dataclasses.fields(context):
-    if field.name not in tasks.NOT_ENCODED:
-      key[field.name] = getattr(context, field.name)
-  directory = fetch.cache_directory() / "stores"
-  build = lambda found, counts: store.build(found, key, directory, counts)
-  return examples(rows, task, context, build)
-
-
-def examples(rows, task, context, build):
-  """`Examples` of rows, of the store that build((id, example)…, counts) makes.
-
-  The examples of one row follow one another; their value "row" says which it is.
-  """
-  counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
-
-  def found():
-    notes, stop_ids = collections.Counter(), set()
-    for number, row in enumerate(rows):
-      encoded = task.encode(row, context)
-      if encoded.note:
-        notes[encoded.note] += 1
-      if not encoded.examples:
-        counts["dropped"] = (counts["dropped"] + [row.id])[:SAMPLES]
-        continue
-      stop_ids |= encoded.stop_ids
-      if len(counts["samples"]) < SAMPLES:
-        sample = {"id": row.id, "text": encoded.text, "spans": encoded.spans}
-        if "label" in task.GOLD and "label" in row.fields:
-          sample["label"] = row.fields["label"]
-        if encoded.said:
-          sample["label"] = encoded.said
-        counts["samples"].append(sample)
-      for k, example in enumerate(encoded.examples):
-        yield f"{row.id}#{k}" if k else row.id, example | {"row": np.int32(number)}
-    counts["notes"], counts["stop_ids"] = dict(notes), sorted(stop_ids)
-
-  return Examples(rows, build(found(), counts))
-
-
-def rows_hash(rows):
-  """sha256 over ids and fields, whatever file, format or rule they came by."""
-  digest = hashlib.sha256()
-  for row in rows:
-    digest.update(json.dumps([row.id, row.fields], sort_keys=True, default=repr).encode())
-  return digest.hexdigest()
-
-
-def tokenizer_hash(tokenizer):
-  """sha256 over vocabulary, merges, pre-tokenizer, special tokens and template."""
-  parts = [
-    tokenizer.backend_tokenizer.to_str(),
-    repr(sorted(tokenizer.special_tokens_map.items())),
-    repr(tokenizer.chat_template),
-  ]
-  return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def source_hash(task):
-  """sha256 over the code that encodes: the task, jaxsft/data, and what tags are spelt by."""
-  files = [
-    *(pathlib.Path(module.__file__) for module in (task, languages, tagging)),
-    *sorted(pathlib.Path(store.__file__).parent.rglob("*.py")),
-  ]
-  digest = hashlib.sha256()
-  for file in files:
-    digest.update(file.read_bytes())
-  return digest.hexdigest()

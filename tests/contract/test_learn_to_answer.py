@@ -8,7 +8,7 @@ import pytest
 
 import jaxsft
 from jaxsft import config as config_lib
-from jaxsft import predict, prepare, pretrained, tasks
+from jaxsft import encoding, predict, prepare, pretrained, tasks
 from jaxsft.data import feed
 from jaxsft.data.read import read_rows
 from jaxsft.errors import JaxsftError
@@ -142,7 +142,7 @@ def test_torch_computes_the_same_logits_and_loss(taught, oracle):
   context = prepare.make_context(config, ours.base, ())
   settings = {"format": "auto", "encoding": "utf-8", "header": None, "quoting": True}
   rows = list(read_rows(config.data.path, columns=None, id="name", **settings))[:9]
-  store = prepare.examples(rows, answer, context, prepare.store.in_memory).store
+  store = encoding.examples(rows, answer, context, encoding.store.in_memory).store
   length = int(store.lengths.sum())
   batch = feed.batch(store, [list(range(len(store)))], row_length=length, segments=len(store))
   for name in ("starts", "ends"):  # else there is hardly a loss

@@ -1,0 +1,183 @@
+"""Rows to examples: a task's `encode` over all rows, once, by as many processes as help.
+
+What it makes lies in the token store, which is found again by what shaped it. Many rows are
+encoded in chunks, and finished chunks are kept until the store is whole: a stopped run goes on.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import pickle  # between processes of this run; nothing of it is ever read from a file
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsft import languages, screen, tasks
+from jaxsft.data import fetch, parts, store
+from jaxsft.metrics import tagging
+
+SAMPLES = 3
+CHUNK = 2000
+"""Rows that a process encodes at a time."""
+MANY = 20_000
+"""Rows from which on other processes, which take seconds to start, are worth it."""
+
+
+class Examples(NamedTuple):
+  """The encoded rows of one part."""
+
+  rows: list
+  store: store.Store
+
+  @property
+  def counts(self):
+    """ "notes" (why rows were dropped or cut, with counts), "stop_ids", "samples"."""
+    return self.store.counts
+
+  @property
+  def taken(self):
+    """The rows that have an example."""
+    return [self.rows[i] for i in np.unique(self.store.values["row"]).tolist()]
+
+
+def encode(rows, task, context):
+  """`Examples` of labelled rows, spelt as the context's labels are where the task says how;
+  from the token store where everything that shapes them is the same.
+  """
+  rows = task.settled(rows, context) if hasattr(task, "settled") else rows
+  key = {
+    "rows": rows_hash(rows),
+    "tokenizer": tokenizer_hash(context.tokenizer),
+    "encoder": source_hash(task),
+  }
+  for field in dataclasses.fields(context):
+    if field.name not in tasks.NOT_ENCODED:
+      key[field.name] = getattr(context, field.name)
+  directory = fetch.cache_directory() / "stores"
+  kept = parts.Kept(directory, store.canonical(key))
+  build = lambda found, counts: store.build(found, key, directory, counts)
+  made = examples(rows, task, context, build, kept)
+  kept.remove()
+  return made
+
+
+def examples(rows, task, context, build, kept=None):
+  """`Examples` of rows, of the store that build((id, example)…, counts) makes.
+
+  The examples of one row follow one another; their value "row" says which it is. kept:
+  `parts.Kept`, where finished chunks of many rows are; None: they are encoded here.
+  """
+  counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
+
+  def found():
+    notes, stop_ids = collections.Counter(), set()
+    for number, encoded in enumerate(_encoded(rows, task, context, kept)):
+      row = rows[number]
+      if encoded.note:
+        notes[encoded.note] += 1
+      if not encoded.examples:
+        counts["dropped"] = (counts["dropped"] + [row.id])[:SAMPLES]
+        continue
+      stop_ids |= encoded.stop_ids
+      if len(counts["samples"]) < SAMPLES:
+        sample = {"id": row.id, "text": encoded.text, "spans": encoded.spans}
+        if "label" in task.GOLD and "label" in row.fields:
+          sample["label"] = row.fields["label"]
+        if encoded.said:
+          sample["label"] = encoded.said
+        counts["samples"].append(sample)
+      for k, example in enumerate(encoded.examples):
+        yield f"{row.id}#{k}" if k else row.id, example | {"row": np.int32(number)}
+    counts["notes"], counts["stop_ids"] = dict(notes), sorted(stop_ids)
+
+  return Examples(rows, build(found(), counts))
+
+
+def _encoded(rows, task, context, kept):
+  """tasks.Encoded of each row, in their order; the texts of later samples are left out."""
+  with screen.counting("rows tokenised", len(rows)) as show:
+    if kept is None or len(rows) < MANY:
+      for number, row in enumerate(rows):
+        yield task.encode(row, context)
+        if number % 100 == 0:
+          show(number)
+      return
+    payload = _payload(task, context)
+    chunks = [rows[k : k + CHUNK] for k in range(0, len(rows), CHUNK)]
+    missing = {k for k in range(len(chunks)) if kept.read(k) is None}
+    with parts.processes() as run:
+      made = run(_encode_chunk, ((payload, chunks[k]) for k in sorted(missing)))
+      for k, chunk in enumerate(chunks):
+        if k in missing:
+          data = next(made)
+          kept.write(k, data)
+        else:  # another run that needed it too may have ended and taken it away
+          data = kept.read(k) or _encode_chunk(payload, chunk)
+        yield from (_unpacked(*one) for one in parts.unpack(data))
+        show(min(len(rows), (k + 1) * CHUNK))
+
+
+def _payload(task, context):
+  """What a process needs besides its rows."""
+  name = next(name for name, module in tasks.TASKS.items() if module is task)
+  return pickle.dumps((name, context))
+
+
+@functools.lru_cache(maxsize=2)
+def _received(payload):
+  """(task, context) of a `_payload`; opened once by each process."""
+  name, context = pickle.loads(payload)
+  return tasks.TASKS[name], context
+
+
+def _encode_chunk(payload, rows):
+  """parts.pack of some rows; runs in another process."""
+  task, context = _received(payload)
+  found, samples = [], 0
+  for row in rows:
+    one = task.encode(row, context)
+    info = {"note": one.note, "stop_ids": sorted(one.stop_ids)}
+    if one.examples and samples < SAMPLES:
+      samples += 1
+      info |= {"text": one.text, "spans": [list(span) for span in one.spans], "said": one.said}
+    found.append((one.examples, info))
+  return parts.pack(found)
+
+
+def _unpacked(examples, info):
+  spans = [tuple(span) for span in info.get("spans", ())]
+  stop_ids, said = frozenset(info["stop_ids"]), info.get("said", "")
+  return tasks.Encoded(examples, info["note"], info.get("text", ""), spans, stop_ids, said)
+
+
+def rows_hash(rows):
+  """sha256 over ids and fields, whatever file, format or rule they came by."""
+  digest = hashlib.sha256()
+  for row in rows:
+    digest.update(json.dumps([row.id, row.fields], sort_keys=True, default=repr).encode())
+  return digest.hexdigest()
+
+
+def tokenizer_hash(tokenizer):
+  """sha256 over vocabulary, merges, pre-tokenizer, special tokens and template."""
+  said = [
+    tokenizer.backend_tokenizer.to_str(),
+    repr(sorted(tokenizer.special_tokens_map.items())),
+    repr(tokenizer.chat_template),
+  ]
+  return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def source_hash(task):
+  """sha256 over the code that encodes: the task, jaxsft/data, and what tags are spelt by."""
+  files = [
+    *(pathlib.Path(module.__file__) for module in (task, languages, tagging)),
+    *sorted(pathlib.Path(store.__file__).parent.rglob("*.py")),
+  ]
+  digest = hashlib.sha256()
+  for file in files:
+    digest.update(file.read_bytes())
+  return digest.hexdigest()

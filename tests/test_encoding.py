@@ -1,0 +1,84 @@
+"""Rows are encoded once, by several processes where they are many, and after a stop go on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxsft import encoding, pretrained, tasks
+from jaxsft.data import parts, store
+from jaxsft.data.read import Row
+from jaxsft.errors import JaxsftError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+  base = pretrained.open_pretrained(tiny.checkpoint(tmp_path_factory.mktemp("m"), "bert"))
+  return tasks.Context(base.tokenizer, 8, too_long="drop", labels=("neg", "pos"))
+
+
+def rows(count):
+  text = lambda i: "the film " * (1 + i % 4)  # every fourth is too long
+  return [
+    Row(f"r{i}", f"rows:{i}", {"text": text(i), "label": ("neg", "pos")[i % 2]})
+    for i in range(count)
+  ]
+
+
+def made(count, context, kept):
+  build = lambda found, counts: store.in_memory(found, counts)
+  return encoding.examples(rows(count), tasks.TASKS["classify"], context, build, kept)
+
+
+def same(one, other):
+  assert one.store.ids == other.store.ids
+  assert one.store.fingerprint == other.store.fingerprint
+  for name in ("notes", "stop_ids", "samples", "dropped"):
+    assert one.counts[name] == other.counts[name]
+  np.testing.assert_array_equal(one.store.tokens["inputs"], other.store.tokens["inputs"])
+
+
+def test_processes_make_what_one_makes_and_a_stopped_run_goes_on(
+  context, tmp_path, monkeypatch
+):
+  alone = made(23, context, None)
+  assert alone.counts["notes"] == {"dropped: too long": 5}
+  monkeypatch.setattr(encoding, "MANY", 10)
+  monkeypatch.setattr(encoding, "CHUNK", 4)
+  kept = parts.Kept(tmp_path, "key")
+  same(made(23, context, kept), alone)
+  files = sorted(file.name for file in kept.directory.iterdir())
+  assert files == [f"{k:06}.npz" for k in range(6)]
+  # A run that stopped after four chunks encodes the others; here no process would start.
+  asked = []
+
+  def counted(payload, part):
+    asked.append([row.id for row in part])
+    return encode_chunk(payload, part)
+
+  encode_chunk = encoding._encode_chunk
+  monkeypatch.setattr(encoding, "_encode_chunk", counted)
+  monkeypatch.setattr(parts.os, "sched_getaffinity", lambda _: {0}, raising=False)
+  for number in (2, 5):
+    (kept.directory / f"{number:06}.npz").unlink()
+  same(made(23, context, kept), alone)
+  assert asked == [["r8", "r9", "r10", "r11"], ["r20", "r21", "r22"]]
+
+
+def test_what_is_wrong_with_a_row_is_said_by_the_run(context, tmp_path, monkeypatch):
+  monkeypatch.setattr(encoding, "MANY", 1)
+  strict = dataclasses.replace(context, too_long="error")
+  with pytest.raises(JaxsftError, match=r"^rows:3: 10 tokens"):
+    made(5, strict, parts.Kept(tmp_path, "key"))
+
+
+def test_chunks_are_forgotten_when_the_store_is_whole(context, tmp_path, monkeypatch):
+  monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path))
+  monkeypatch.setattr(encoding, "MANY", 1)
+  monkeypatch.setattr(parts.os, "sched_getaffinity", lambda _: {0}, raising=False)
+  found = encoding.encode(rows(5), tasks.TASKS["classify"], context)
+  assert len(found.store) == 4
+  (only,) = (tmp_path / "stores").iterdir()
+  assert json.loads((only / "key.json").read_text())["too_long"] == "drop"
