@@ -3,7 +3,8 @@
 import pytest
 
 import jaxsft
-from jaxsft import prepare, train
+from jaxsft import train
+from jaxsft.data import audit
 from tests import tiny
 from tests.contract import build
 
@@ -25,7 +26,7 @@ def by_heart(pair, model, data, workdir, steps):
     log__every=50,
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(prepare.audit, "_refuse_overlap", lambda *_: None)  # by heart, and asked so
+    patch.setattr(audit, "_refuse_overlap", lambda *_: None)  # by heart, and asked so
     tiny.on_devices(patch, 1)
     return train.finetune(config, workdir), config
 
