@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
-from jaxsft import encoding, pretrained, tasks
-from jaxsft.data import parts, store
+from jaxsft import encoding, pretrained, sources, tasks, tokenizer
+from jaxsft.config import Data
+from jaxsft.data import order, pack, parts, store
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError
 from tests import tiny
@@ -82,3 +85,33 @@ def test_chunks_are_forgotten_when_the_store_is_whole(context, tmp_path, monkeyp
   assert len(found.store) == 4
   (only,) = (tmp_path / "stores").iterdir()
   assert json.loads((only / "key.json").read_text())["too_long"] == "drop"
+
+
+INSTRUCTIONS = {
+  "gsm8k/train.jsonl": {"prompt": "question", "completion": "answer"},
+  "fastchat_sharegpt/dummy_conversation.json": None,
+  "llamafactory_demo/alpaca_en_demo.json": None,
+  "llamafactory_demo/alpaca_zh_demo.json": None,
+  "llamafactory_demo/v1_sft_demo.jsonl": None,
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_rows_of_real_conversations_are_full(name):
+  """At least 98 % of the places hold a token, or no packing could do with fewer rows."""
+  data, checkpoints = (os.environ.get(f"JAXSFT_{n}") for n in ("DATA", "CHECKPOINTS"))
+  if not data or not checkpoints:
+    pytest.skip("needs JAXSFT_DATA and JAXSFT_CHECKPOINTS")
+  words = tokenizer.load_tokenizer(pathlib.Path(checkpoints, "smollm2-135m-instruct"))
+  settings = Data(path=f"{data}/{name}", split=0.0, columns=INSTRUCTIONS[name])
+  rows = sources.read_data(settings, tasks.TASKS["chat"]).train
+  context = tasks.Context(words, 2048)
+  lengths = encoding.examples(rows, tasks.TASKS["chat"], context, store.in_memory).store.lengths
+  plan = order.plan_training(
+    lengths, seed=0, batch_size=1, batch_unit="rows", packing="pack", max_length=2048
+  )
+  packed = [row for step in range(plan.num_steps) for row in plan.rows(step)]
+  assert sorted(i for row in packed for i in row) == list(range(len(lengths)))
+  fewest = -(-int(lengths.sum()) // 2048)
+  assert pack.efficiency(packed, lengths, 2048) >= 0.98 or len(packed) == fewest
