@@ -26,7 +26,8 @@ class Data:
   quoting: bool = True
   """CSV and TSV: whether double quotes enclose fields; set to false where quotes are text."""
   columns: dict[str, str | int] | None = None
-  """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}; CoNLL:
+  """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}, or a place
+  inside a nested column: {"source": "translation.en", "target": "choices[0].text"}; CoNLL:
   positions, by default the first for "tokens" and the last for "tags"."""
   keep: str | None = None
   """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""

@@ -5,16 +5,16 @@ their names. A row is what the user wrote; `clean.py` decides which rows stay.
 """
 
 import codecs
-import difflib
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsft.data import conll, formats, parallel, squad
+from jaxsft.data import conll, formats, mapping, parallel, squad
+from jaxsft.data.nearest import near
 from jaxsft.errors import JaxsftError, UsageError
 
 SUFFIXES = {
@@ -76,9 +76,10 @@ def read_rows(
 ) -> Iterator[Row]:
   """The rows of a file, a glob, `DIR/train.{en,de}`, or `tfds:NAME/SPLIT`.
 
-  The settings are those of `Data`. `columns` maps a field to a column's name or position; a
-  column that is not mapped keeps its name (its position, "0", "1" …, where there is no
-  header), and a mapped field hides a column of the same name. Ids are "filename:line" or
+  The settings are those of `Data`. `columns` maps a field to a column's name or position, or
+  to a place inside a column (see mapping.py); a column that is not mapped keeps its name (its
+  position, "0", "1" …, where there is no header), and a mapped field hides a column of the
+  same name. Ids are "filename:line" or
   the field `id` as text; the same id twice is an error (only ids from a field are remembered,
   so memory stays constant without). Blank lines are no rows, except in `text` and in parallel
   text. `data_dir` is where TFDS keeps its data.
@@ -123,16 +124,6 @@ def files_of(path: str | Path, format: str) -> list[str]:
   return found
 
 
-def near(name: str, names: Iterable[str]) -> str:
-  """How an error ends that names an unknown thing: the known ones, the nearest first."""
-  names = list(names)
-  close = difflib.get_close_matches(name, names, 3, 0.6)
-  shown = close + [other for other in names if other not in close][: 12 - len(close)]
-  more = ", …" if len(names) > len(shown) else ""
-  hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"{hint} (there is {', '.join(shown)}{more})" if names else ""
-
-
 def _rows(sources: list[Source], id: str | None) -> Iterator[Row]:
   places: dict[str, str] = {}
   for file, short, read, columns in sources:
@@ -141,7 +132,7 @@ def _rows(sources: list[Source], id: str | None) -> Iterator[Row]:
       where = f"{file}:{place}"
       if names is None:
         names = _by_name(columns, list(record), where)
-      fields = _map(record, names, where)
+      fields = mapping.fields(record, names, where)
       if id is None:
         yield Row(f"{short}:{number}" if short else str(number), where, fields)
         continue
@@ -173,20 +164,6 @@ def _by_name(columns: dict, found: list[str], where: str) -> dict[str, str]:
       )
     names[field] = found[column] if isinstance(column, int) else column
   return names
-
-
-def _map(record: dict[str, Any], names: dict[str, str], where: str) -> dict[str, Any]:
-  if not names:
-    return record
-  for field, column in names.items():
-    if column not in record:
-      raise JaxsftError(
-        f"{where}: no column {column!r}, which data.columns gives for {field!r}"
-        f"{near(column, record)}; correct data.columns"
-      )
-  fields = {field: record[column] for field, column in names.items()}
-  taken = {*names, *names.values()}
-  return fields | {name: value for name, value in record.items() if name not in taken}
 
 
 def _identify(fields: dict[str, Any], id: str, where: str) -> str:

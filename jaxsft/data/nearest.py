@@ -1,0 +1,14 @@
+"""How an error names what there is, the nearest first."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def near(name: str, names: Iterable[str]) -> str:
+  """How an error ends that names an unknown thing: the known ones, the nearest first."""
+  names = list(names)
+  close = difflib.get_close_matches(name, names, 3, 0.6)
+  shown = close + [other for other in names if other not in close][: 12 - len(close)]
+  more = ", …" if len(names) > len(shown) else ""
+  hint = f"; did you mean {close[0]!r}?" if close else ""
+  return f"{hint} (there is {', '.join(shown)}{more})" if names else ""
