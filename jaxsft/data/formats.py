@@ -1,19 +1,14 @@
 """How each file format becomes records: one generator a format, every error with its line."""
 
 import codecs
-import contextlib
 import csv
-import datetime
-import decimal
-import gzip
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.data import streams
+from jaxsft.errors import JaxsftError
 
 MAX_FIELD = 2**24
 """Characters of a CSV field; csv's own limit (2**17) is shorter than a long document."""
@@ -34,14 +29,13 @@ def lines(file: str, encoding: str) -> Iterator[tuple[int, str]]:
   decoder = codecs.getincrementaldecoder(encoding)()
   number, rest = 0, ""
   try:
-    with gzip.open(file) if file.endswith(".gz") else open(file, "rb") as stream:
-      for chunk in stream:
-        # A chunk need not end a line: in UTF-16, the byte 10 is half of many characters.
-        *complete, rest = (rest + decoder.decode(chunk)).split("\n")
-        for line in complete:
-          number += 1
-          yield number, (line if number > 1 else line.removeprefix("\ufeff")) + "\n"
-      rest += decoder.decode(b"", final=True)
+    for piece in streams.pieces(file):
+      # A piece need not end a line: in UTF-16, the byte 10 is half of many characters.
+      *complete, rest = (rest + decoder.decode(piece)).split("\n")
+      for line in complete:
+        number += 1
+        yield number, (line if number > 1 else line.removeprefix("\ufeff")) + "\n"
+    rest += decoder.decode(b"", final=True)
   except UnicodeError as error:
     if not isinstance(error, UnicodeDecodeError):  # UTF-16 and UTF-32 without their mark
       raise JaxsftError(
@@ -54,11 +48,8 @@ def lines(file: str, encoding: str) -> Iterator[tuple[int, str]]:
       f"{file}:{number + 1}: byte 0x{byte:02x} is not {encoding}; set data.encoding to what "
       f"the file is written in ({guess or 'latin-1, cp1252, gb18030, …'})"
     ) from None
-  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-    raise JaxsftError(
-      f"{file}:{number + 1}: the gzip stream is damaged or cut off here ({error}); fetch or "
-      "write the file again"
-    ) from error
+  except streams.Damaged as error:
+    raise JaxsftError(f"{file}:{number + 1}: {error}; fetch or write the file again") from error
   if rest:
     yield number + 1, rest if number else rest.removeprefix("\ufeff")
 
@@ -85,14 +76,14 @@ def parse_error(error: Exception) -> str:
   return str(error)
 
 
-def check_characters(value: Any, shown: str, where: str) -> None:
+def check_characters(value: Any, source: str, where: str) -> None:
   """Raises JaxsftError for half of a surrogate pair: it is no character, nothing encodes it."""
   try:
     json.dumps(value, ensure_ascii=False).encode()
   except UnicodeEncodeError:
     raise JaxsftError(
       f"{where}: the escape of half a character (\\ud800 … \\udfff alone), in "
-      f"{_shown(shown)}; write the file again without cutting characters in two"
+      f"{shown(source)}; write the file again without cutting characters in two"
     ) from None
 
 
@@ -101,7 +92,7 @@ def _check_object(value: Any, source: str, where: str) -> None:
     check_characters(value, source, where)
   if not isinstance(value, dict):
     raise JaxsftError(
-      f"{where}: found {_shown(value)}, expected an object such as "
+      f"{where}: found {shown(value)}, expected an object such as "
       '{"text": "…", "label": "…"}; every row is one object'
     )
 
@@ -117,7 +108,7 @@ def jsonl(file: str, encoding: str) -> Iterator[Record]:
       if (number == 1 and line.strip() in ("[", "{")) or line.lstrip().startswith("[{"):
         hint = "; if the whole file is one JSON list, set data.format to 'json'"
       raise JaxsftError(
-        f"{file}:{number}: malformed JSON: {parse_error(error)}, in {_shown(line)}; correct "
+        f"{file}:{number}: malformed JSON: {parse_error(error)}, in {shown(line)}; correct "
         f"the line{hint}"
       ) from None
     if number == 1 and isinstance(value, list):
@@ -143,7 +134,7 @@ def json_items(file: str, text: str) -> Iterator[Record]:
     return
   if text[at] != "[":
     raise JaxsftError(
-      f"{file}:1: found {_shown(text[at : at + 40])}, expected a list of objects [{{…}}, …]; "
+      f"{file}:1: found {shown(text[at : at + 40])}, expected a list of objects [{{…}}, …]; "
       "if every line is an object of its own, set data.format to 'jsonl'"
     )
   line, counted, number, at = 1, 0, 0, skip(at + 1)
@@ -169,7 +160,7 @@ def json_items(file: str, text: str) -> Iterator[Record]:
     elif text[at : at + 1] != "]":
       line = 1 + text.count("\n", 0, at)
       raise JaxsftError(
-        f"{file}:{line}: malformed JSON: found {_shown(text[at : at + 20])} after item "
+        f"{file}:{line}: malformed JSON: found {shown(text[at : at + 20])} after item "
         f"{number}, expected ',' or ']'; the file may be cut off"
       )
   if text[skip(at + 1) :]:
@@ -230,122 +221,8 @@ def _names(values: list[str], header: bool, where: str) -> list[str]:
   return values
 
 
-def parquet(file: str) -> Iterator[Record]:
-  """Rows are numbered from 1, since there are no lines.
-
-  Dates and times become ISO 8601 text, decimal numbers the text of their digits, bytes the text
-  that they are in UTF-8.
-  """
-  import pyarrow  # late: most runs read text
-  import pyarrow.parquet
-
-  number = 0
-  try:
-    with pyarrow.parquet.ParquetFile(file) as table:
-      for batch in table.iter_batches(batch_size=1024):
-        for fields in batch.to_pylist():
-          number += 1
-          where = f"{file}:{number}"
-          fields = {name: _arrow(value, name, where) for name, value in fields.items()}
-          yield Record(number, str(number), fields)
-  except (pyarrow.ArrowException, OSError) as error:
-    raise JaxsftError(
-      f"{file}:{number + 1}: not readable as Parquet: {error}; write the file again, or "
-      "correct data.format"
-    ) from error
-
-
-def _arrow(value: Any, column: str, where: str) -> Any:
-  """A value of Arrow as text, numbers, lists and dicts; raises JaxsftError for others."""
-  if value is None or isinstance(value, str | int | float):
-    return value
-  if isinstance(value, list | tuple):
-    return [_arrow(part, column, where) for part in value]
-  if isinstance(value, dict):
-    return {name: _arrow(part, column, where) for name, part in value.items()}
-  if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
-    return value.isoformat()
-  if isinstance(value, decimal.Decimal | datetime.timedelta):
-    return str(value)
-  if isinstance(value, bytes):
-    with contextlib.suppress(UnicodeDecodeError):
-      return value.decode()
-  raise JaxsftError(
-    f"{where}: the column {column!r} holds {_shown(value)} ({type(value).__name__}), expected "
-    "text, numbers, dates, or lists of these; write the file without this column"
-  )
-
-
-def tfds(name: str, data_dir: str | None) -> Iterator[Record]:
-  """`tfds:NAME/SPLIT`; NAME may be a directory that holds a prepared data set.
-
-  Class ids become their names, bytes become text, arrays become lists.
-  """
-  import tensorflow  # late: seconds to import
-  import tensorflow_datasets
-
-  for kind in ("GPU", "TPU"):  # the devices are JAX's
-    with contextlib.suppress(RuntimeError):  # already in use: then it was settled before
-      tensorflow.config.set_visible_devices([], kind)
-  dataset, _, split = name.removeprefix("tfds:").rpartition("/")
-  if not dataset or re.search(r":(?!\d|\*)", dataset):
-    raise UsageError(f"data.path is {name!r}, expected tfds:NAME/SPLIT, e.g. tfds:imdb/train")
-  try:
-    if Path(dataset, "dataset_info.json").is_file():
-      builder = tensorflow_datasets.builder_from_directory(dataset)
-    else:
-      builder = tensorflow_datasets.builder(dataset, data_dir=data_dir)
-      builder.download_and_prepare()
-    options = tensorflow_datasets.ReadConfig(
-      add_tfds_id=True, interleave_cycle_length=1, try_autocache=False
-    )
-    examples = builder.as_dataset(split=split, shuffle_files=False, read_config=options)
-    features = builder.info.features
-    for example in tensorflow_datasets.as_numpy(examples):
-      key = example.pop("tfds_id").decode()
-      where = f"{name}:{key}"
-      fields = {k: _plain(v, features[k], where) for k, v in example.items()}
-      yield Record(key, key, fields)
-  except JaxsftError:
-    raise
-  except Exception as error:  # a data set's own code runs here and raises what it likes
-    first = next(iter(str(error).strip().splitlines()), "")
-    raise JaxsftError(
-      f"data.path: {name} cannot be read by TFDS ({type(error).__name__}: {first}); expected "
-      "tfds:NAME/SPLIT with a name that tensorflow_datasets lists and one of its splits, or "
-      "tfds:DIRECTORY/SPLIT with a prepared data set"
-    ) from error
-
-
-def _plain(value: Any, feature: Any, where: str) -> Any:
-  """A TFDS value as text, numbers, lists and dicts."""
-  while hasattr(feature, "feature"):  # a sequence: what holds for its elements
-    feature = feature.feature
-  if isinstance(value, dict):
-    return {name: _plain(part, feature[name], where) for name, part in value.items()}
-  for method in ("to_list", "tolist"):  # ragged tensors; arrays and scalars
-    if hasattr(value, method):
-      value = getattr(value, method)()
-  return _named(value, getattr(feature, "int2str", None), where)
-
-
-def _named(value: Any, name_of: Callable[[int], str] | None, where: str) -> Any:
-  if isinstance(value, list):
-    return [_named(part, name_of, where) for part in value]
-  if isinstance(value, bytes):
-    try:
-      return value.decode()
-    except UnicodeDecodeError as error:
-      raise JaxsftError(
-        f"{where}: {_shown(value)} is not UTF-8 ({error.reason}); only text, numbers and "
-        "lists of these can be trained on: choose a data set without raw bytes"
-      ) from None
-  if name_of and isinstance(value, int):
-    return name_of(value) if value >= 0 else None  # -1: not labelled
-  return value
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+  """A value as a sentence quotes it: at most 60 characters."""
   text = value if isinstance(value, str) else repr(value)
   text = text.strip()
   return text if len(text) <= 60 else f"{text[:60]}…"

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsft.data import conll, formats, mapping, parallel, squad
+from jaxsft.data import arrow, conll, formats, mapping, parallel, records, squad, streams
 from jaxsft.data.nearest import near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -25,6 +25,10 @@ SUFFIXES = {
   ".tsv": "tsv",
   ".tab": "tsv",
   ".parquet": "parquet",
+  ".arrow": "arrow",
+  ".feather": "arrow",
+  ".tfrecord": "tfrecord",
+  ".tfrecords": "tfrecord",
   ".txt": "text",
   ".conll": "conll",
   ".conllu": "conll",
@@ -38,8 +42,15 @@ TEXT_FORMATS = {
   "squad": squad.file_rows,
   "text": formats.text,
 }
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
-FORMATS += ("conll", "squad", "parallel", "tfds")
+OTHER_FORMATS = {
+  "parquet": arrow.parquet,
+  "arrow": arrow.ipc,
+  "tfrecord": records.tfrecord,
+}
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "text")
+FORMATS += ("conll", "squad", "parallel", "tfrecord", "tfds")
+SHARD = re.compile(r"-\d+-of-\d+$")
+"""What stands after the suffix where TensorFlow names the parts of a data set."""
 
 
 class Source(NamedTuple):
@@ -58,8 +69,8 @@ class Row(NamedTuple):
 
   id: str
   where: str
-  """"file:line", lines from 1; CoNLL: of the first token; Parquet: rows from 1; TFDS and SQuAD:
-  the id that stands there."""
+  """"file:line", lines from 1; CoNLL: of the first token; Parquet, Arrow and TFRecord:
+  rows from 1; TFDS and SQuAD: the id that stands there."""
   fields: dict[str, Any]
 
 
@@ -74,7 +85,8 @@ def read_rows(
   id: str | None,
   data_dir: str | None = None,
 ) -> Iterator[Row]:
-  """The rows of a file, a glob, `DIR/train.{en,de}`, or `tfds:NAME/SPLIT`.
+  """The rows of a file, a glob, `DIR/train.{en,de}`, a directory that `datasets` saved, or
+  `tfds:NAME/SPLIT`.
 
   The settings are those of `Data`. `columns` maps a field to a column's name or position, or
   to a place inside a column (see mapping.py); a column that is not mapped keeps its name (its
@@ -96,7 +108,7 @@ def read_rows(
     )
   columns = dict(columns or {})
   if tfds:
-    return _rows([Source(name, "", partial(formats.tfds, name, data_dir), columns)], id)
+    return _rows([Source(name, "", partial(records.tfds, name, data_dir), columns)], id)
   try:
     codecs.lookup(encoding)
   except LookupError:
@@ -190,6 +202,10 @@ def _files(name: str, format: str) -> list[tuple[str, str]]:
     )
   if os.path.isfile(name) or format == "parallel" or paired:
     return [(name, os.path.basename(name))]
+  if format in ("auto", "arrow") and arrow.saved(name):
+    # All saved splits have the same file names.
+    last = os.path.basename(os.path.abspath(name))
+    return [(file, f"{last}/{os.path.basename(file)}") for file in arrow.shards(name)]
   found = []
   if not os.path.exists(name) and glob.has_magic(name):
     found = sorted(f for f in glob.glob(name, recursive=True) if os.path.isfile(f))
@@ -209,7 +225,7 @@ def _format_of(file: str, format: str) -> str:
     return format
   if parallel.braced(file) and not os.path.isfile(file):
     return "parallel"
-  suffix = Path(file.removesuffix(".gz")).suffix.lower()
+  suffix = Path(SHARD.sub("", streams.bare(file))).suffix.lower()
   if suffix not in SUFFIXES:
     raise UsageError(
       f"data.format is 'auto', but the suffix {suffix!r} of {file} does not tell a format; "
@@ -238,8 +254,8 @@ def _reader(kind, file, encoding, header, quoting, columns) -> Callable:
       f"data.columns gives a position for {positions[0]!r}, but {file} is {kind}: positions "
       "are for CSV, TSV and CoNLL; give the column's name"
     )
-  if kind == "parquet":
-    return partial(formats.parquet, file)
+  if kind in OTHER_FORMATS:
+    return partial(OTHER_FORMATS[kind], file)
   if kind == "parallel":
     parallel.files(file)  # the path is checked before anything is read
     return partial(parallel.rows, file, encoding)

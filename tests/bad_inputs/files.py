@@ -40,6 +40,12 @@ def parallel(name, code, *parts, **values):
   return case(name, "train", spoil, code, *parts)
 
 
+def saved_splits(p):
+  (p.root / "saved").mkdir()
+  p.write("saved/dataset_dict.json", '{"splits": ["train", "test"]}')
+  p.set("data.path", "saved")
+
+
 FILES = [
   file(
     "conll with a column too few",
@@ -117,6 +123,27 @@ FILES = [
     "data.format to 'json'",
     data__format="squad",
   ),
+  file("arrow that is none", "rows.arrow", "text", 1, "rows.arrow:1", "as Arrow", "write"),
+  case(
+    "a saved data set of two splits",
+    "train",
+    saved_splits,
+    1,
+    "data.path",
+    "the splits train, test",
+    "saved/train",
+  ),
+  file(
+    "tfrecord cut off",
+    "rows.tfrecord",
+    "text",
+    1,
+    "rows.tfrecord:1",
+    "damaged or cut off (4 bytes",
+    "fetch or write the file again",
+  ),
+  file("bzip2 that is none", "rows.csv.bz2", "a", 1, "rows.csv.bz2:1", "bzip2", "cut off"),
+  file("zstd that is none", "rows.tsv.zst", "a", 1, "rows.tsv.zst:1", "zstd", "again"),
   parallel(
     "sides of different length",
     1,

@@ -1,20 +1,16 @@
 """Every format becomes the same rows; every broken file names its line and the way out."""
 
-import datetime
-import decimal
-import io
 import json
 import os
 import subprocess
 import sys
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from jaxsft.data import formats, read
 from jaxsft.errors import JaxsftError, UsageError
+from tests.data.conftest import COMPRESS
 
 DEFAULTS = {
   "format": "auto",
@@ -99,49 +95,6 @@ def test_text(write):
   rows = rows_of(file)
   assert [row.fields["text"] for row in rows] == ["one ", "", "three"]
   assert rows[2].where == "a.txt:3"
-
-
-def test_parquet_values_are_plain(write):
-  """What JSON has no word for is written as text, or refused by its column."""
-  day, moment = datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 12, 30)
-  row = {
-    "text": b"\xc3\xa9t\xc3\xa9",
-    "day": day,
-    "moment": moment,
-    "price": decimal.Decimal("1.10"),
-    "took": datetime.timedelta(hours=1),
-    "nested": [{"day": day, "n": 1, "none": None, "yes": True, "f": 0.5}],
-  }
-  buffer = io.BytesIO()
-  pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), buffer)
-  (fields,) = fields_of(write("a.parquet", buffer.getvalue()))
-  assert json.loads(json.dumps(fields)) == {
-    "text": "été",
-    "day": "2024-02-29",
-    "moment": "2024-02-29T12:30:00",
-    "price": "1.10",
-    "took": "1:00:00",
-    "nested": [{"day": "2024-02-29", "n": 1, "none": None, "yes": True, "f": 0.5}],
-  }
-  buffer = io.BytesIO()
-  table = pyarrow.Table.from_pylist([{"text": b"a"}, {"text": b"\xff\xd8"}])
-  pyarrow.parquet.write_table(table, buffer)
-  file = write("b.parquet", buffer.getvalue())
-  refused(
-    file, "b.parquet:2", "the column 'text'", r"b'\xff\xd8' (bytes)", "without this column"
-  )
-
-
-def test_parquet(write):
-  table = pyarrow.table({"text": ["a", "b", None], "label": [0, 1, 1]})
-  buffer = io.BytesIO()
-  pyarrow.parquet.write_table(table, buffer, row_group_size=2)
-  file = write("a.parquet", buffer.getvalue())
-  rows = rows_of(file)
-  assert rows[1] == read.Row("a.parquet:2", "a.parquet:2", {"text": "b", "label": 1})
-  assert rows[2].fields["text"] is None
-  refused(file, "a.parquet:1", "no column 'txt'", "'text'", columns={"t": "txt"})
-  refused(write("b.parquet", buffer.getvalue()[:-9]), "b.parquet:1", "not readable as Parquet")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "cp1252", "gb18030"])
@@ -233,14 +186,37 @@ def test_missing_columns(write):
   refused(file, "position", "a.jsonl is jsonl", error=UsageError, columns={"t": 0})
 
 
-def test_damaged_gzip(write):
-  file = write("a.jsonl.gz", '{"t": 1}\n' * 3000)
-  with open(file, "rb+") as stream:
-    stream.truncate(40)
-  refused(file, "a.jsonl.gz:", "gzip", "cut off")
-  with open(file, "wb") as stream:
-    stream.write(b"no gzip")
-  refused(file, "a.jsonl.gz:1", "gzip")
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_compressed(write, suffix):
+  rows = [{"t": "é" * n} for n in range(1, 900)]
+  lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  file = write(f"a.jsonl{suffix}", lines)  # several chunks
+  assert fields_of(file) == rows
+  assert rows_of(file)[-1].where == f"a.jsonl{suffix}:899"
+  content = lines.encode()
+  parts = COMPRESS[suffix](content[:77]) + COMPRESS[suffix](content[77:])
+  with open(file, "wb") as stream:  # two streams, the first of which ends inside a character
+    stream.write(parts)
+  assert fields_of(file) == rows
+  assert fields_of(write(f"b.csv{suffix}", "a,b\n1,2\n")) == [{"a": "1", "b": "2"}]
+  assert fields_of(write(f"c.json{suffix}", '[{"a": 1}]')) == [{"a": 1}]
+  assert fields_of(write(f"d.conll{suffix}", "EU ORG\n"))[0]["tokens"] == ["EU"]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_damaged_streams(write, suffix):
+  """No cut, no rest and no second stream that is damaged passes for the end of the file."""
+  content = b'{"t": "some text"}\n{"t": "more"}\n'
+  whole = COMPRESS[suffix](content)
+  names = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+  cuts = [whole[:cut] for cut in range(1, len(whole))]
+  for spoilt in (*cuts, whole + b"rest", whole + whole[:9], b"no such stream", whole + b"x"):
+    with open(f"a.jsonl{suffix}", "wb") as stream:
+      stream.write(spoilt)
+    with pytest.raises(JaxsftError) as caught:
+      rows_of(f"a.jsonl{suffix}")
+    assert f"the {names[suffix]} stream is damaged or cut off here" in str(caught.value)
+    assert str(caught.value).startswith(f"a.jsonl{suffix}:")
 
 
 def test_settings_that_do_not_fit(write):
