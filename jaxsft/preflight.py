@@ -19,6 +19,7 @@ def report(prepared, shapes, chosen, schedule):
     prepared.rows.read,
     len(prepared.rows.train) + len(prepared.rows.held_out),
     prepared.rows.left_out,
+    prepared.rows.split,
   )
   leaves = tuple(
     audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))

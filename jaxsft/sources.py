@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jaxsft import tasks
 from jaxsft.data import clean, fetch, read
+from jaxsft.data import split as splits
 
 
 class Rows(NamedTuple):
@@ -14,6 +15,8 @@ class Rows(NamedTuple):
   held_out: list
   read: int
   left_out: dict[str, int]
+  split: str = ""
+  """What was held out by what; "": nothing was, or rows of their own are."""
 
 
 def read_data(data, task, key="data.path"):
@@ -37,16 +40,21 @@ def read_data(data, task, key="data.path"):
   )
   cleaned = clean.clean(read.read_rows(path, **settings), **rules)
   left_out = dict(cleaned.left_out)
-  train, held_out, count = cleaned.rows, [], cleaned.read
   if data.eval_path is not None:
     other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
     held = clean.clean(read.read_rows(other, **settings), **(rules | {"limit": None}))
-    held_out, count = held.rows, count + held.read
     for why, n in held.left_out.items():
       left_out[why] = left_out.get(why, 0) + n
-  elif data.split:
-    train, held_out = clean.split(cleaned.rows, data.split)
-  return Rows(train, held_out, count, left_out)
+    return Rows(cleaned.rows, held.rows, cleaned.read + held.read, left_out)
+  train, held_out, said = splits.split(
+    cleaned.rows,
+    share=data.split,
+    by=data.split_by,
+    stratify=data.stratify,
+    folds=data.folds,
+    fold=data.fold,
+  )
+  return Rows(train, held_out, cleaned.read, left_out, said)
 
 
 def called(name):
@@ -57,7 +65,8 @@ def called(name):
 def further_sets(config):
   """{name: `Rows`, all in `train`} of evaluate.sets."""
   sets, task = {}, tasks.TASKS[config.task]
+  whole = dict(split=0.0, split_by=None, stratify=False, folds=None, eval_path=None, limit=None)
   for name, path in (config.evaluate.sets or {}).items():
-    other = dataclasses.replace(config.data, path=path, split=0.0, eval_path=None, limit=None)
+    other = dataclasses.replace(config.data, path=path, **whole)
     sets[name] = read_data(other, task, key=f"evaluate.sets[{name!r}]")
   return sets

@@ -43,7 +43,21 @@ class Data:
   id: str | None = None
   """Field that identifies a row for the split and the predictions; None: file:line."""
   split: float = 0.1
-  """Share of rows held out, by a stable hash of the id; 0 with eval_path or for none."""
+  """Share of rows held out, by a stable hash of the id; 0 with eval_path or folds, or for
+  none."""
+  split_by: str | None = None
+  """Field whose value is hashed in the id's place, such as a document's or a user's: rows that
+  share it are all on one side. None: the id."""
+  stratify: bool = False
+  """classify: hold out the same share of every label, its rows with the smallest hashes, and at
+  least one where it has two; unlike otherwise, rows that are added may move others across."""
+  folds: int | None = None
+  """Cross-validation: rows are divided into this many parts by the same hash, and the one that
+  `fold` names is held out; then `split` must be 0."""
+  fold: int = 0
+  """Which of the folds is held out, from 0. All in turn: `for i in 0 1 2 3 4; do python -m
+  jaxsft.train --config=configs/x.py --config.data.split=0 --config.data.folds=5
+  --config.data.fold=$i --workdir=runs/x-$i; done`."""
   eval_path: str | None = None
   """Rows to evaluate on, read as `path` is; then `split` must be 0."""
   eval_sha256: str | None = None

@@ -5,7 +5,7 @@ WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  for group in (_data, _windows, _targets):
+  for group in (_data, _split, _windows, _targets):
     yield from group(c)
 
 
@@ -37,6 +37,50 @@ def _data(c):
     c.task == "tag" and (isinstance(d.labels, dict) or d.label_type != "single"),
     "config.data.labels: task='tag' has names of tags in id order, and no rules or "
     "data.label_type; give the names, or None for those of the rows",
+  )
+
+
+def _split(c):
+  d = c.data
+  divided = d.split != 0 or d.folds is not None
+  yield (
+    d.folds is not None and d.folds < 2,
+    f"config.data.folds: found {d.folds}, expected at least 2, or None",
+  )
+  yield (
+    d.folds is None and d.fold != 0,
+    f"config.data.fold: is {d.fold}, which has no effect without data.folds; set it to 0, or "
+    "data.folds to their number",
+  )
+  yield (
+    d.folds is not None and not 0 <= d.fold < d.folds,
+    f"config.data.fold: found {d.fold}, expected 0 … {(d.folds or 2) - 1}, one of data.folds="
+    f"{d.folds}",
+  )
+  yield (
+    d.folds is not None and d.split != 0,
+    f"config.data.split: is {d.split} although data.folds={d.folds} says what is held out; set "
+    "data.split=0",
+  )
+  yield (
+    d.folds is not None and d.eval_path is not None,
+    "config.data.folds: data.eval_path names the rows to evaluate on; remove one of them",
+  )
+  for key, value in (("split_by", d.split_by), ("stratify", d.stratify)):
+    yield (
+      bool(value) and not divided,
+      f"config.data.{key}: has no effect where no row is held out by its hash; set data.split "
+      f"or data.folds, or leave out data.{key}",
+    )
+  yield (
+    d.stratify and d.split_by is not None,
+    "config.data.stratify: groups of data.split_by stay whole, so that no share of each label "
+    "can be held out; remove one of them",
+  )
+  yield (
+    d.stratify and d.label_type != "single",
+    f"config.data.stratify: is for rows with one label each, data.label_type is "
+    f"{d.label_type!r}; set it to false",
   )
 
 

@@ -11,6 +11,7 @@ LABELLED = ("classify", "tag")  # tasks with labels to weigh
 USED_BY = {
   "data.train_on": ("chat",),
   "data.chat_template": ("chat", "classify"),
+  "data.stratify": ("classify",),
   "data.stride": ("answer", "tag"),
   "data.mask_rate": ("masked_lm",),
   "data.whole_words": ("masked_lm",),

@@ -22,6 +22,8 @@ class Rows:
   kept: int
   left_out: dict[str, int] = field(default_factory=dict)
   """Reason -> rows."""
+  split: str = ""
+  """What was held out by what."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Audit:
     rows = self.rows
     lines = [f"rows       {rows.read:,} read, {rows.kept:,} kept"]
     lines += [f"           {n:,} left out: {why}" for why, n in rows.left_out.items()]
+    lines += [f"split      {rows.split}"] if rows.split else []
     for name, found in self.sets.items():
       lines += _set_lines(name, found)
     if self.duplicates:

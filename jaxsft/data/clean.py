@@ -1,9 +1,8 @@
-"""Which rows are trained on: the keep rule, labels, empty texts, and the held-out share.
+"""Which rows are used: the keep rule, labels, and empty texts.
 
 Nothing leaves without being counted: `Cleaned.left_out` says how many rows went and why.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -111,33 +110,6 @@ def with_names(row: Row, names: Sequence[str]) -> Row:
 def _labels_of(row: Row) -> list[str]:
   found = row.fields["label"]
   return found if isinstance(found, list) else [found]
-
-
-def split(rows: Sequence[Row], fraction: float | int) -> tuple[list[Row], list[Row]]:
-  """(training rows, held-out rows); `fraction` 0 holds none out.
-
-  A row is held out if the sha256 of its id, as a number in [0, 1), is below `fraction`:
-  a function of the id alone, so that no seed, order or added row moves it across.
-  """
-  if not 0 <= fraction < 1:
-    raise UsageError(f"data.split is {fraction}, expected a share from 0 to below 1")
-  sides: tuple[list[Row], list[Row]] = ([], [])
-  for row in rows:
-    sides[held_out(row.id, fraction)].append(row)
-  if fraction and not all(sides):
-    side = "training" if not sides[0] else "evaluation"
-    raise JaxsftError(
-      f"data.split={fraction} of {len(rows)} rows leaves none for {side} (each id's hash "
-      "decides); use more rows or another data.split, or set data.split to 0 and "
-      "data.eval_path to rows of their own"
-    )
-  return sides
-
-
-def held_out(id: str, fraction: float | int) -> bool:
-  """Whether the row of that id is held out."""
-  digest = hashlib.sha256(id.encode(errors="surrogatepass")).digest()
-  return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
 def _empty_field(row: Row, needed: Sequence[str], labelled: bool) -> str | None:

@@ -74,6 +74,10 @@ FLIPS = {
   "data.whole_words": ("data", MASKED, True, {}),
   "data.id": ("data", CLASSIFY, None, {}),
   "data.split": ("data", CLASSIFY, 0.4, {}),
+  "data.split_by": ("data", CLASSIFY, "text", {"data__split": 0.4}),
+  "data.stratify": ("data", CLASSIFY, True, {"data__split": 0.4}),
+  "data.folds": ("data", CLASSIFY, 3, {"data__split": 0.0}),
+  "data.fold": ("data", CLASSIFY, 1, {"data__split": 0.0, "data__folds": 2}),
   "data.eval_path": ("data", CLASSIFY, "DATA OF classify", {"data__split": 0.0}),
   "data.eval_sha256": (
     "data",

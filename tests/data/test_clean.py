@@ -1,7 +1,6 @@
 """Rows stay, go and are counted; labels are names; the split is a function of the id."""
 
 import math
-import random
 
 import pytest
 
@@ -215,32 +214,6 @@ def test_number_labels():
     refused([row(2, text="x", label=value)], "f.csv:2", word, label_type="number")
   refused([], "data.labels", "data.label_type", error=UsageError, label_type="number",
           labels=("a", "b"))  # fmt: skip
-
-
-def test_split_depends_on_the_id_alone():
-  rows = [row(i, text=f"t{i}") for i in range(2000)]
-  train, held = clean.split(rows, 0.1)
-  assert len(train) + len(held) == 2000 and 150 < len(held) < 250
-  train_ids, held_ids = {r.id for r in train}, {r.id for r in held}
-  assert not train_ids & held_ids
-  shuffled = random.Random(1).sample(rows, 1000)
-  assert {r.id for r in clean.split(shuffled, 0.1)[1]} == held_ids & {r.id for r in shuffled}
-  assert held_ids < {r.id for r in clean.split(rows, 0.2)[1]}  # a larger share adds rows
-  assert [r.id for r in train] == [r.id for r in rows if r.id in train_ids]
-  # Fixed for ever: sha256("r0") begins with 0xdd19, which is 0.863664 of the range.
-  assert not clean.held_out("r0", 0.863663) and clean.held_out("r0", 0.863666)
-
-
-def test_split_needs_both_sides():
-  rows = [row(i, text="x") for i in range(3)]
-  assert clean.split(rows, 0) == (rows, [])
-  with pytest.raises(JaxsftError, match=r"data\.split=1e-09 of 3 rows leaves none for eval"):
-    clean.split(rows, 1e-9)
-  with pytest.raises(JaxsftError, match=r"leaves none for training.*data\.eval_path"):
-    clean.split(rows, 1 - 1e-9)
-  for fraction in (1, -0.1, 1.5):
-    with pytest.raises(UsageError, match=r"data\.split is"):
-      clean.split(rows, fraction)
 
 
 PAIR = ("source", "target")
