@@ -10,22 +10,22 @@ from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import defaults, frames, prompts, writing
 from jaxsft.metrics import generated, text
 
+NAMES = ("max_new_tokens", "num_beams", "length_penalty")  # of config.evaluate
+
 
 def settings(config, base):
   """The keyword arguments of `answered` that a config's `evaluate` group and the checkpoint
   decide: answers are scored as `predict` and `generate` write them.
   """
   wanted, given = config.evaluate, rules_of(config)
-  followed, rest = defaults.settings_of(base, given)
-  defaults.say(base, rest)
+  followed = defaults.followed(base, given, can=NAMES)
   size = wanted.batch_size or max(config.batch_size, 16)  # which may count rows
   return {"count": wanted.generate, "batch_size": size} | followed | given
 
 
 def rules_of(config):
   """What a config's `evaluate` group says of how answers are written."""
-  names = ("max_new_tokens", "num_beams", "length_penalty")
-  found = {name: getattr(config.evaluate, name) for name in names}
+  found = {name: getattr(config.evaluate, name) for name in NAMES}
   return {name: value for name, value in found.items() if value is not None}
 
 

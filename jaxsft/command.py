@@ -11,6 +11,8 @@ from jaxsft.errors import JaxsftError, UsageError
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 STARTED_ANEW = "JAXSFT_STARTED_ANEW"
+MODEL = {"model": "", "sha256": None, "revision": None, "fsdp": 1, "tensor": 1}
+"""Flags of the model that a verb uses, and of how its weights are split over devices."""
 HUGE_PAGES_OF_SYSTEM = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
@@ -46,6 +48,11 @@ def parse(argv, flags, needs_config=True):
       raise UsageError("--config: missing; give --config=configs/….py")
     return None, values
   return config_lib.load_config(path, overrides), values
+
+
+def named(argv, flags):
+  """Names of the flags that the arguments of `parse` give, be it their default."""
+  return {name for name, _ in _pairs(argv, flags)}
 
 
 def _pairs(argv, flags):

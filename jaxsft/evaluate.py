@@ -139,7 +139,7 @@ def judge(model, config, rows):
   context = prepare.make_context(config, model.base, names)
   rows = labels.named(rows, names, config)
   examples = encoding.encode(rows, task, context)
-  mesh = start.mesh_of(config.mesh)
+  mesh = model.mesh or start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
@@ -228,7 +228,8 @@ def _measured_on(config, task):
 def _load(name, config):
   """The model of a name; one that the config begins with is checked as the config says."""
   own = config.model
-  return pretrained.load(name, *(own.sha256, own.revision) if name == own.path else ())
+  pins = (own.sha256, own.revision) if name == own.path else ()
+  return pretrained.load(name, *pins, mesh=start.mesh_of(config.mesh))
 
 
 def _same(name):

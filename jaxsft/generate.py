@@ -1,27 +1,21 @@
 """Text from a language model, greedy, drawn or searched for with beams.
 
-  python -m jaxsft.generate --model=DIR_OR_NAME --prompt="…" [--max_new_tokens=64]
-                            [--temperature=0.7] [--top_k=40] [--top_p=0.9] [--min_p=0.05]
-                            [--num_beams=4] [--length_penalty=1.0] [--early_stopping=true]
-                            [--repetition_penalty=1.1] [--no_repeat_ngram_size=3]
-                            [--min_new_tokens=8] [--stop="Q:" or --stop='["\\n\\n", "Q:"]']
-                            [--num_return=1] [--seed=0] [--sha256=…] [--revision=…]
+  python -m jaxsft.generate --model=DIR_OR_NAME --prompt="…" [--sha256=…] [--revision=…]
+                            [--fsdp=1] [--tensor=1]
 
 The prompt becomes one user message if the tokenizer has a chat template, else it is plain
 text that the model continues, or that an encoder-decoder reads, behind the instruction that it
-was trained with (`prefix` in config.json) unless it begins so. Temperature 0, the default,
-takes the likeliest token. Settings that are not given are those of the checkpoint's
-generation_config.json, but for sampling; see generation/defaults.py. With num_return above 1
-every line is a score and an answer, as JSON, the best first; there are fewer lines where beams
-find no more answers that end. The same prompt and seed draw the same.
+was trained with (`prefix` in config.json) unless it begins so. With num_return above 1 every
+line is a score and a text, as JSON. --fsdp and --tensor split the weights over so many devices
+each, as config.mesh does in training; without them one device holds them all.
 """
 
-import dataclasses
 import json
 
 from jaxsft import command, pretrained, start
-from jaxsft.config import values
-from jaxsft.generation import defaults, sampling, writing
+from jaxsft.generation import choices, writing
+
+__doc__ += choices.HELP
 
 
 def _printer():
@@ -38,42 +32,23 @@ def _printer():
   return on_text
 
 
-def _settings(argv):
-  """Flags of the verb by name; those not given are None, so that the checkpoint decides."""
-  rules = {k.name: k.default for k in dataclasses.fields(sampling.Rules)}
-  flags = {
-    "model": "",
-    "prompt": "",
-    "max_new_tokens": defaults.LIMIT,
-    "num_return": 1,
-    "seed": 0,
-  }
-  flags |= rules | {"early_stopping": None, "stop": None, "sha256": None, "revision": None}
-  named = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
-  _, flags = command.parse(argv, flags, needs_config=False)
-  if flags["early_stopping"] is not None:
-    key, kind = "--early_stopping", bool | str
-    flags["early_stopping"] = values.parse(flags["early_stopping"], kind, key)
-  if (flags["stop"] or "").startswith("["):
-    flags["stop"] = values.parse(flags["stop"], tuple[str, ...], "--stop")
-  optional = (*rules, "max_new_tokens", "stop")
-  return {k: v for k, v in flags.items() if k not in optional or k in named}
-
-
 def main(argv):
-  settings = _settings(argv)
+  known = command.MODEL | {"prompt": ""} | choices.FLAGS
+  _, flags = command.parse(argv, known, needs_config=False)
+  given = choices.of_flags(flags, command.named(argv, known))
+  choices.check(given)  # before the weights are read
   start.quiet()
   start.compilation_cache()
-  rules = {k.name for k in dataclasses.fields(sampling.Rules)} & set(settings)
-  sampling.Rules(**{name: settings[name] for name in rules})  # before the weights are read
-  path, *pins = (settings.pop(name) for name in ("model", "sha256", "revision"))
-  model = pretrained.load(path, *pins)
-  prompt, num_return = settings.pop("prompt"), settings.pop("num_return")
+  split = flags["fsdp"] != 1 or flags["tensor"] != 1
+  mesh = start.mesh_of_flags(flags["fsdp"], flags["tensor"]) if split else None
+  pins = (flags["sha256"], flags["revision"])
+  model = pretrained.load(flags["model"], *pins, mesh=mesh)
+  num_return = given.pop("num_return", 1)
   if num_return == 1:
-    writing.answer(model, prompt, on_text=_printer(), **settings)
+    writing.answer(model, flags["prompt"], on_text=_printer(), **given)
     print()
     return
-  for one in writing.answers_of(model, prompt, num_return, **settings):
+  for one in writing.answers_of(model, flags["prompt"], num_return, **given):
     print(json.dumps({"score": one.score, "text": one.text}, ensure_ascii=False))
 
 

@@ -3,19 +3,25 @@
   python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
                            [--columns='{"text": "review"}'] [--batch_size=64]
                            [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
-                           [--max_new_tokens=64]
+                           [--sha256=…] [--revision=…] [--fsdp=1] [--tensor=1]
 
 Reads what training reads: --config says how (format, columns, encoding, …), else the file's
 suffix does. Lengths, windows and what is answered "" are the config's too, where its task is
 the model's. Writes one row for each, in their order: its id, its fields, and what the model
 says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
-way, the same command goes on. --temperature divides the logits of classes before they become
-scores (an evaluation fits one); --threshold, a number or a JSON object {label: number}, says
-above which score a label is given where a row may have many. Models that write answer in
-"text", as `generate` does; "cut" says that max_new_tokens may have ended it, "source_cut" that
-the model saw only the beginning of a source. Of other models "cut" says that they saw but a
-part of the row. A row's own answer stands under "gold". A row that cannot be answered has an
-"error" instead, and is counted.
+way, the same command goes on. A row's own answer stands under "gold". A row that cannot be
+answered has an "error" instead, and is counted. --fsdp and --tensor split the weights over so
+many devices each, as config.mesh does in training; what devices are left hold copies.
+
+What --temperature means goes by the model. Of a classifier it divides the logits before they
+become scores (1 leaves them; an evaluation fits one); --threshold, a number or a JSON object
+{label: number}, says above which score a label is given where a row may have many. "cut" says
+that the model saw but a part of the row.
+
+Models that write texts answer in "text", as `generate` does, and draw with a --temperature
+above 0; "cut" says that max_new_tokens may have ended the text, "source_cut" that the model saw
+only the beginning of a source. With num_return above 1 "texts" has the best, each with "text"
+and "score".
 """
 
 import dataclasses
@@ -45,21 +51,24 @@ from jaxsft import config as config_lib
 from jaxsft.config import values
 from jaxsft.data import fetch, forms, order, read, store
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, defaults, stops, writing
+from jaxsft.generation import batches, choices, defaults, sampling, stops, writing
 from jaxsft.generation.prompts import room
 
+__doc__ += choices.HELP
 BLOCK = 4096  # rows that are tokenised, sorted by length and answered together
 WRITTEN = 8  # batches of rows together, and saved, where answers are written
 
 
-def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules):
+def predict(model, rows, batch_size=64, **settings):
   """What the task decodes for each of `rows` (dicts with the task's fields), in their order.
 
-  temperature, threshold: see labels.scoring. rules: of `writing.written`, for models that write
-  (max_new_tokens, num_beams, …); what is not given is the checkpoint's. Raises JaxsftError for
-  a row without what the task needs.
+  settings: for models that write texts those of choices.CHOICES (temperature, num_beams,
+  num_return, …), and what is not given is the checkpoint's; for others temperature and
+  threshold of labels.scoring. Raises JaxsftError for a row without what the task needs,
+  UsageError for a setting that the model has no use for.
   """
-  context = labels.scoring(model.context, temperature, threshold)
+  scores, rules = by_task(model.base, {k: v for k, v in settings.items() if v is not None})
+  context = labels.scoring(model.context, **scores)
   model = dataclasses.replace(model, context=context)
   named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
   answer = predictor(model, batch_size, **rules)
@@ -72,6 +81,32 @@ def predict(model, rows, batch_size=64, temperature=1.0, threshold=None, **rules
   return found
 
 
+def by_task(base, given, flag=""):
+  """(arguments of labels.scoring, choices of how texts are written) of the settings given.
+
+  A temperature is of what is drawn where the model writes texts, and of scores elsewhere.
+  flag: what stands before a name in a sentence. Raises UsageError for a setting that has no
+  meaning, or none for the task of a `pretrained.Pretrained`.
+  """
+  scores = ("temperature", "threshold")
+  sampling.check_names(given, (*choices.CHOICES, *scores))
+  own, what = scores, "writes no text"
+  if writes(base):
+    own, what = choices.CHOICES, "writes texts and gives no labels"
+  for name, value in given.items():
+    if name not in own:
+      raise UsageError(f"{flag}{name}={value}: the model {what}; leave it out")
+  if not writes(base):
+    return given, {}
+  choices.check(given)
+  return {}, given
+
+
+def writes(base):
+  """Whether the answers of a `pretrained.Pretrained` are texts."""
+  return hasattr(tasks.TASKS.get(base.task), "prompt")
+
+
 def predictor(model, batch_size, **rules):
   """A function [read.Row] -> [what the task decodes, or {"error": why the row has no answer}];
   its calls share weights and programs. "cut" says that the model saw but a part of the row.
@@ -82,9 +117,9 @@ def predictor(model, batch_size, **rules):
       f"the model is a {model.base.config['architectures'][0]}, whose head no task here has; "
       "fine-tune it first"
     )
-  mesh = sharding.make_mesh()
+  mesh = model.mesh or sharding.make_mesh()
   params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
-  if hasattr(task, "prompt"):
+  if writes(model.base):
     return _writer(model, task, params, mesh, {"batch_size": batch_size, **rules})
   options = tasks.options_of(task, config_lib.Loss(), model.context)
   eval_step = evaluate.make_eval_step(model.network, task, options, mesh)
@@ -136,15 +171,14 @@ def _encoded(row, task, context):
 
 
 def _writer(model, task, params, mesh, given):
-  """A `predictor` of texts: {"text"}, with "cut" where max_new_tokens may have ended one and
-  "source_cut" where the model was shown but the beginning of a source.
+  """A `predictor` of texts: {"text"}, with "cut" where max_new_tokens may have ended it and
+  "source_cut" where the model was shown but the beginning of a source; "texts", where
+  num_return asks for several.
 
   given: of `writing.written`; what is not is the checkpoint's, as in `writing.answer`.
   """
-  followed, rest = defaults.settings_of(model.base, given)
-  defaults.say(model.base, rest)
-  most = min(defaults.LIMIT, model.network.arch.max_positions - 1)
-  rules = {"max_new_tokens": most} | followed | given
+  most = min(choices.LIMIT, model.network.arch.max_positions - 1)
+  rules = {"max_new_tokens": most} | defaults.followed(model.base, given) | given
   rules["stop_ids"] = stops.stop_ids(model.base, model.context.chat_template)
   rules["frame"] = answering.frame_of(model.base, model.context)
 
@@ -164,10 +198,12 @@ def _writer(model, task, params, mesh, given):
       texts = writing.written(
         model.network, params, model.tokenizer, list(prompts.values()), **rules
       )
-    for i, (best,) in zip(prompts, texts, strict=True):
+    for i, found in zip(prompts, texts, strict=True):
       whole = not task.SOURCE or task.whole(rows[i], model.context)
-      said[i] = {"text": best.text} | ({"cut": True} if best.full else {})
+      said[i] = {"text": found[0].text} | ({"cut": True} if found[0].full else {})
       said[i] |= {} if whole else {"source_cut": True}
+      if rules.get("num_return", 1) > 1:
+        said[i]["texts"] = [{"text": one.text, "score": one.score} for one in found]
     return said
 
   return answer
@@ -253,52 +289,55 @@ def _rows(flags, config):
 def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
-  own = {name: getattr(found, name) for name in ("instruction", "chat_template")}
+  own = ("instruction", "languages", "chat_template")
+  own = {name: getattr(found, name) for name in own}
   own |= tasks.answering(found) | {"pairs": model.context.pairs}
   return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))
 
 
-def _rules(flags, config):
-  """How texts are written, as far as flags and config say."""
-  found = {} if config is None else answering.rules_of(config)
-  most = flags["max_new_tokens"]
-  return found | ({"max_new_tokens": most} if most else {})
+def _given(flags, named):
+  """The settings that flags name, by their names."""
+  given = choices.of_flags(flags, named)
+  if flags["threshold"] is not None:
+    kind = float | dict[str, float]
+    given["threshold"] = values.parse(flags["threshold"], kind, "--threshold")
+    values.check(given["threshold"], kind, "--threshold")
+  return given
 
 
 def main(argv):
-  flags = {"model": "", "data": "", "out": "", "columns": None, "batch_size": 64}
-  flags |= {"sha256": None, "temperature": 1.0, "threshold": None, "max_new_tokens": 0}
-  config, flags = command.parse(argv, flags, needs_config=False)
+  known = command.MODEL | {"data": "", "out": "", "columns": None, "batch_size": 64}
+  known |= {"threshold": None} | choices.FLAGS
+  config, flags = command.parse(argv, known, needs_config=False)
   start.quiet()
   start.compilation_cache()
   if flags["batch_size"] < 1:
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
-  threshold, kind = flags["threshold"], float | dict[str, float]
-  if threshold is not None:
-    threshold = values.parse(threshold, kind, "--threshold")
-    values.check(threshold, kind, "--threshold")
+  given = _given(flags, command.named(argv, known))
+  mesh = start.mesh_of_flags(flags["fsdp"], flags["tensor"])
   rows, named = _rows(flags, config)
-  model = pretrained.load(flags["model"], flags["sha256"])
-  if config is not None and config.task == model.base.task:
+  base = pretrained.open_pretrained(flags["model"], flags["sha256"], flags["revision"])
+  if config is not None and config.task != base.task:
+    config = None  # of its rows alone
+  if config is not None and writes(base):
+    given = answering.rules_of(config) | given
+  scores, rules = by_task(base, given, flag="--")  # before the weights are read
+  model = pretrained.model_of(base, mesh)
+  if config is not None:
     model = _as_config_says(model, config)
-  writes = hasattr(tasks.TASKS.get(model.base.task), "prompt")
-  if flags["max_new_tokens"] and not writes:
-    raise UsageError(
-      f"--max_new_tokens={flags['max_new_tokens']}: the model writes no text; leave it out"
-    )
-  context = labels.scoring(model.context, flags["temperature"], threshold)
-  model, rules = dataclasses.replace(model, context=context), _rules(flags, config)
+  context = labels.scoring(model.context, **scores)
+  model = dataclasses.replace(model, context=context)
   answer = predictor(model, flags["batch_size"], **rules)
-  seen = hashlib.sha256(f"{named} {rules}".encode())
+  seen = hashlib.sha256(f"{named} {sorted(rules.items())}".encode())
   seen.update(repr(dataclasses.replace(context, tokenizer=None)).encode())
-  seen.update(model.base.identity().encode() + _small_files(model.base.path))
+  seen.update(base.identity().encode() + _small_files(base.path))
   out = row_file.RowFile(flags["out"], seen.hexdigest())
   try:
     if out.done:
       print(f"going on after {out.done} rows that are answered already")
-    size = WRITTEN * flags["batch_size"] if writes else BLOCK
+    size = WRITTEN * flags["batch_size"] if writes(base) else BLOCK
     blocks = _blocks(itertools.islice(rows, out.done, None), size)
-    errors = _answer_all(blocks, answer, out, tasks.TASKS[model.base.task])
+    errors = _answer_all(blocks, answer, out, tasks.TASKS[base.task])
     out.close()
   finally:
     out.leave()

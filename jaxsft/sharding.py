@@ -6,6 +6,7 @@ experts of a mixture, and copies everything else as "data" does.
 """
 
 import collections
+import contextlib
 import math
 import re
 
@@ -109,6 +110,11 @@ def shardings_for(tree, mesh):
     return NamedSharding(mesh, spec_for(path_string(path), leaf.shape, mesh))
 
   return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def within(mesh):
+  """The context in which compiled functions know of a mesh; None: of none."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def replicated(mesh):

@@ -6,6 +6,7 @@ import warnings
 
 import jax
 
+from jaxsft import config as config_lib
 from jaxsft import sharding
 from jaxsft.data import fetch
 from jaxsft.errors import UsageError
@@ -49,6 +50,22 @@ def mesh_of(sizes):
     # collectives of the first wait for ever; NPROC is how XLA:CPU is told of more threads.
     os.environ.setdefault("NPROC", "64")
   return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.context, sizes.expert)
+
+
+def mesh_of_flags(fsdp, tensor):
+  """The mesh of --fsdp and --tensor; more devices than these split hold copies.
+
+  Raises UsageError where the devices do not divide so.
+  """
+  for name, parts in (("fsdp", fsdp), ("tensor", tensor)):
+    if parts < 1:
+      raise UsageError(f"--{name}={parts}: expected at least 1")
+  if (count := jax.device_count()) % (fsdp * tensor):
+    raise UsageError(
+      f"--fsdp={fsdp} --tensor={tensor}: split a model into {fsdp * tensor} parts, found "
+      f"{count} devices; expected a divisor of that number"
+    )
+  return mesh_of(config_lib.Mesh(fsdp=fsdp, tensor=tensor))
 
 
 class Preemption:

@@ -1,14 +1,13 @@
 """Texts from a language model: one answer, or answers to many prompts."""
 
-import dataclasses
 from typing import NamedTuple
 
+from jaxsft import sharding
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.generation import batches, defaults, frames, sampling, stops
+from jaxsft.generation import batches, choices, defaults, frames, sampling, stops
 from jaxsft.generation import prompts as reading
 
-SETTINGS = ("max_new_tokens", "stop", "seed", "batch_size", "frame", "vocab_limit", "on_text")
-SETTINGS += tuple(field.name for field in dataclasses.fields(sampling.Rules))
+SETTINGS = (*choices.CHOICES, "batch_size", "frame", "vocab_limit", "on_text")
 
 
 class Answer(NamedTuple):
@@ -48,22 +47,21 @@ def answers_of(model, prompt, num_return, **settings):
     )
   sampling.check_names(settings, SETTINGS)
   given = {name: value for name, value in settings.items() if value is not None}
-  followed, rest = defaults.settings_of(model.base, given)
-  defaults.say(model.base, rest)
-  settings = (
-    {"max_new_tokens": defaults.LIMIT, "frame": frames.frame_of(model.base)} | followed | given
-  )
-  return n_best(
-    model.network,
-    model.params,
-    model.tokenizer,
-    [prompt],
-    stop_ids=stops.stop_ids(model.base, model.context.chat_template),
-    template=model.context.chat_template,
-    instruction=model.context.instruction,
-    num_return=num_return,
-    **settings,
-  )[0]
+  settings = {"max_new_tokens": choices.LIMIT, "frame": frames.frame_of(model.base)}
+  several = {} if num_return == 1 else {"num_return": num_return}
+  settings |= defaults.followed(model.base, given | several) | given
+  with sharding.within(model.mesh):
+    return n_best(
+      model.network,
+      model.params,
+      model.tokenizer,
+      [prompt],
+      stop_ids=stops.stop_ids(model.base, model.context.chat_template),
+      template=model.context.chat_template,
+      instruction=model.context.instruction,
+      num_return=num_return,
+      **settings,
+    )[0]
 
 
 # --- many prompts ----------------------------------------------------------------------

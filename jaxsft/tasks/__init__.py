@@ -6,7 +6,8 @@ number is computed once, in float64, from what was found for each example.
 
 A task module also says:
   FIELDS          fields that its rows must have
-  GOLD            fields that hold the answer, absent where it is to be predicted
+  GOLD            fields that hold the answer, absent where it is to be predicted; (): a part of
+                  a field does, which `own_answer` finds, if the task has that
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
   SEEDED          true where `loss` draws by `seeds` [R,M] uint32, a hash of update and example
@@ -26,6 +27,7 @@ comparisons are made, the main one first. A task whose answers are texts has
   TEXT_METRICS    metrics of generated answers that are computed unless the config names others
   prompt(row, context)    ids that an answer is generated from; None: the row asks for none
   asked(row)              what people are shown of it
+  own_answer(row)         the text that answers already, inside a field; None: there is none
   whole(row, context)     whether the prompt holds all of the source, where it has one
   references(row)         texts that an answer is compared with
 """
@@ -158,7 +160,13 @@ def kind_of(task, context):
 
 
 def given_and_gold(row, task):
-  """({field: value} of all but the answer, {"gold": the answer, or its fields}) of a row."""
+  """({field: value} of all but the answer, {"gold": the answer, or its fields}) of a row.
+
+  An answer inside of a field (of a conversation the last one) is in both.
+  """
+  if hasattr(task, "own_answer"):
+    own = task.own_answer(row)
+    return dict(row.fields), {} if own is None else {"gold": own}
   gold = {name: row.fields[name] for name in task.GOLD if name in row.fields}
   given = {name: value for name, value in row.fields.items() if name not in gold}
   value = next(iter(gold.values())) if len(gold) == 1 else gold

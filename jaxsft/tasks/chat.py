@@ -234,6 +234,14 @@ def asked(row):
   return conversations.question(row.fields)[0][-1]["content"]
 
 
+def own_answer(row):
+  """The text of the last message, where that is the assistant's; None: there is no such."""
+  try:
+    return next(iter(references(row)), None)
+  except JaxsftError:  # no conversation
+    return None
+
+
 def references(row):
   """The conversation's last answer; () where its last message is none, or has no text."""
   answer = conversations.question(row.fields)[1]

@@ -170,6 +170,14 @@ def on_host(leaf: Any) -> np.ndarray:
   return np.asarray(leaf)
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b/c": leaf} -> nested dict."""
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    _set(tree, path, leaf)
+  return tree
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Nested dict -> {"a/b/c": leaf}."""
   flat = {}

@@ -199,6 +199,22 @@ def test_the_verb_lists_the_best(chatty, capsys, monkeypatch):
       generate.main([*argv, flag])
 
 
+def test_a_stop_of_the_call_comes_before_beams_of_the_checkpoint(chatty, tmp_path, capsys):
+  path = checkpoints.checkpoint(tmp_path / "model", "llama")
+  file, plain = path / "generation_config.json", chatty.generate(PROMPT, 12)
+  asks = {"num_beams": 3, "early_stopping": True, "length_penalty": 2.0}
+  file.write_text(json.dumps(json.loads(file.read_text()) | asks))
+  model = jaxsft.load(str(path))
+  assert model.generate(PROMPT, 12, stop=plain[3:5]) == plain.split(plain[3:5])[0]
+  shown = capsys.readouterr().err
+  words = "generation_config.json asks for early_stopping=True, length_penalty=2.0, num_beams=3"
+  assert shown.startswith(f"{path}/{words} ") and shown.count("\n") == 1
+  model.generate(PROMPT, 12, stop=plain[3:5])
+  assert not capsys.readouterr().err
+  with pytest.raises(UsageError, match="stop strings for a search with num_beams=3"):
+    model.generate(PROMPT, 12, stop=plain[3:5], num_beams=3)
+
+
 def test_a_model_answers_as_its_checkpoint_asks(chatty, tmp_path, capsys):
   path = checkpoints.checkpoint(tmp_path / "model", "llama")
   plain = chatty.generate(PROMPT, 12)
