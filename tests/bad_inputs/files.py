@@ -164,5 +164,20 @@ FILES = [
   parallel(
     "sides of another format", 2, "data.path", "'csv'", "'parallel'", data__format="csv"
   ),
+  settings("a URL of nowhere", 2, "data.path", "nosuch://", "gs://", data__path="nosuch://a"),
+  settings(
+    "a remote file that is not there",
+    1,
+    "data.path",
+    "found no file memory://no/rows.jsonl",
+    data__path="memory://no/rows.jsonl",
+  ),
+  settings(
+    "a name of the hub without a split",
+    2,
+    "data.path",
+    "expected hf:OWNER/NAME/SPLIT",
+    data__path="hf:owner/name",
+  ),
   settings("no sides", 2, "data.path", "in braces", data__format="parallel"),
 ]
