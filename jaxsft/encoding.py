@@ -20,6 +20,8 @@ from jaxsft.data import fetch, parts, store
 from jaxsft.metrics import tagging
 
 SAMPLES = 3
+NOTED = 20
+"""Rows that are named for each note."""
 CHUNK = 2000
 """Rows that a process encodes at a time."""
 MANY = 20_000
@@ -34,7 +36,8 @@ class Examples(NamedTuple):
 
   @property
   def counts(self):
-    """ "notes" (why rows were dropped or cut, with counts), "stop_ids", "samples"."""
+    """ "notes" (why rows were dropped or cut, with counts), "noted" (the first rows of
+    each), "stop_ids", "samples"."""
     return self.store.counts
 
   @property
@@ -70,7 +73,7 @@ def examples(rows, task, context, build, kept=None):
   The examples of one row follow one another; their value "row" says which it is. kept:
   `parts.Kept`, where finished chunks of many rows are; None: they are encoded here.
   """
-  counts = {"notes": {}, "stop_ids": [], "samples": [], "dropped": []}
+  counts = {"notes": {}, "stop_ids": [], "samples": [], "noted": {}}
 
   def found():
     notes, stop_ids = collections.Counter(), set()
@@ -78,8 +81,9 @@ def examples(rows, task, context, build, kept=None):
       row = rows[number]
       if encoded.note:
         notes[encoded.note] += 1
+        ids = counts["noted"].setdefault(encoded.note, [])
+        ids += [row.id] * (len(ids) < NOTED)
       if not encoded.examples:
-        counts["dropped"] = (counts["dropped"] + [row.id])[:SAMPLES]
         continue
       stop_ids |= encoded.stop_ids
       if len(counts["samples"]) < SAMPLES:

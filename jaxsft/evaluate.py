@@ -28,7 +28,6 @@ from jaxsft import (
   encoding,
   labels,
   log,
-  preflight,
   prepare,
   pretrained,
   results,
@@ -40,6 +39,7 @@ from jaxsft import (
 from jaxsft.compiled import Compiled
 from jaxsft.config.rules import OWN_SETS
 from jaxsft.data import feed
+from jaxsft.doctor import parts
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import stops
 
@@ -156,9 +156,7 @@ def judge(model, config, rows):
     network=model.network, task=task, context=context, rules=rules,
   )  # fmt: skip
   counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
-  notes = {
-    kind: why for kind, why in preflight.by_kind(examples.counts["notes"]).items() if why
-  }
+  notes = {kind: why for kind, why in parts.by_kind(examples.counts["notes"]).items() if why}
   return metrics | counted | notes, found, context
 
 

@@ -1,20 +1,25 @@
 """The preflight report of a run about to start, from what `prepare` made."""
 
-import collections
-
-import numpy as np
-
-from jaxsft import labels, optim
-from jaxsft.data import audit, forms, store
+from jaxsft import optim
+from jaxsft.data import audit
+from jaxsft.doctor import findings, parts
 from jaxsft.tuning import select
 
+SAID = ("batch-larger-than-data",)
+"""Codes of findings that are among the plan's notes."""
 
-def report(prepared, shapes, chosen, schedule):
+
+def report(prepared, config, shapes, chosen, schedule):
   """audit.Audit of a run about to start; raises JaxsftError for what must not run.
 
   shapes: the network's parameter shapes; chosen: the paths that train.
   """
-  train, held_out, plan = prepared.train, prepared.held_out, prepared.plan
+  train, plan = prepared.train, prepared.plan
+  sets = {
+    name: parts.described(part, prepared) for name, part in parts.examples_of(prepared).items()
+  }
+  found = findings.findings(prepared, config, sets)
+  findings.refuse(found)
   rows = audit.Rows(
     prepared.rows.read,
     len(prepared.rows.train) + len(prepared.rows.held_out),
@@ -35,12 +40,13 @@ def report(prepared, shapes, chosen, schedule):
     samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
   return audit.audit(
     rows,
-    _described(train, prepared),
-    None if held_out is None else _described(held_out, prepared),
+    sets["train"],
+    sets.get("held out"),
     _with_notes(prepared),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,
+    warnings=[one.text for one in found if one.grade == "warns" and one.code not in SAID],
   )
 
 
@@ -54,44 +60,3 @@ def _with_notes(prepared):
     unit = "words" if context.whole_words else "supervised tokens"
     notes.append(f"every update hides {context.mask_rate:.3g} of its {unit}, others each time")
   return summary | {"notes": (*summary.get("notes", ()), *notes)}
-
-
-def _described(part, prepared):
-  """audit.Examples of one part."""
-  task, context = prepared.task, prepared.context
-  values, counted, unit = part.store.values, {}, "tokens"
-  if "label" in values or task.HEAD == "token":
-    unit = "labels" if "label" in values else "words"
-    if context.label_type != "number":
-      counts = labels.counts(part.store, len(context.labels)).tolist()
-      counted = {name: n for name, n in zip(context.labels, counts, strict=True) if n}
-    if none := labels.unlabelled(part.store):
-      counted["(none)"] = none
-  if "start" in values:  # windows: their first token stands for no answer
-    none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
-    counted = {"answer": len(part.store) - none, "no answer": none}
-  content = ("text_pair", "question", "context", "source", "target", "targets", "tokens")
-  content = (*forms.FIELDS, *content)
-  texts = [repr([row.fields.get(name) for name in content]) for row in part.rows]
-  written = {}
-  if task.HEAD == "lm" and not task.SOURCE:
-    written = dict(collections.Counter(forms.form(row.fields) for row in part.rows))
-  return audit.Examples(
-    ids=part.store.ids,
-    lengths=part.store.lengths,
-    supervised=store.supervised(part.store),
-    texts=texts,
-    unit=unit,
-    rows=len(np.unique(values["row"])),
-    labels=counted,
-    forms=written,
-    **by_kind(part.counts["notes"]),
-  )
-
-
-def by_kind(notes):
-  """{"dropped", "truncated", "noted": {note: rows}} of the notes of `Examples.counts`."""
-  kinds = {"dropped": {}, "truncated": {}, "noted": {}}
-  for note, n in notes.items():
-    kinds[next((kind for kind in kinds if note.startswith(kind)), "noted")][note] = n
-  return kinds

@@ -88,7 +88,7 @@ def finetune(config, workdir=None):
   tx, schedule = jobs.make_rule(
     config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
   )
-  report = preflight.report(data, shapes, chosen, schedule)
+  report = preflight.report(data, config, shapes, chosen, schedule)
   lengths, masked = data.train.store.lengths, data.context.mask_rate
   flops = jobs.flops_per_token(network, shapes, chosen, lengths, masked)
 

@@ -40,7 +40,7 @@ def test_forms_side_by_side(model, tmp_path):
   config = config_of(model, data)
   found = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
   assert (found.rows.read, found.rows.left_out) == (7, {"empty text": 1})
-  report = preflight.report(found, {}, frozenset(), lambda update: 1.0)
+  report = preflight.report(found, config, {}, frozenset(), lambda update: 1.0)
   assert report.samples[0] == "t⟦he end.<|im_end|>⟧" and "⟦meow<|im_end|>⟧" in report.samples[1]
   assert report.duplicates == {}  # no two rows say the same, whatever fields they have
   job = SimpleNamespace(config=config, data=found)

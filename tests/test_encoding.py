@@ -38,7 +38,7 @@ def made(count, context, kept):
 def same(one, other):
   assert one.store.ids == other.store.ids
   assert one.store.fingerprint == other.store.fingerprint
-  for name in ("notes", "stop_ids", "samples", "dropped"):
+  for name in ("notes", "stop_ids", "samples", "noted"):
     assert one.counts[name] == other.counts[name]
   np.testing.assert_array_equal(one.store.tokens["inputs"], other.store.tokens["inputs"])
 

@@ -1,4 +1,4 @@
-"""The preflight report: what will be trained on, and refusal of what must not run.
+"""The preflight report: what will be trained on.
 
 A pure function of plain values, shown before anything compiles and kept in data.json.
 """
@@ -105,7 +105,8 @@ class Audit:
       lines.append(f"           {leaf.path:<{width}}  {shape:<16} {fate}{decay}")
     for number, sample in enumerate(self.samples, 1):
       lines.append(f"example {number}  " + sample.replace("\n", "\n           "))
-    return lines + [f"note       {text}" for text in self.warnings]
+    lines += [f"note       {text}" for text in self.plan.get("notes", ())]
+    return lines + [f"warning    {text}" for text in self.warnings]
 
 
 def audit(
@@ -117,23 +118,14 @@ def audit(
   rates: dict[str, float | int] | None = None,
   leaves: Sequence[Leaf] = (),
   samples: Sequence[str] = (),
-  max_dropped: float | int = 0.01,
+  warnings: Sequence[str] = (),
 ) -> Audit:
   """The report on a run about to start.
 
   plan: `order.Plan.summary()`. rates: learning rate at start, peak and end. samples: a few
-  examples through `mark`. max_dropped: share of examples that the encoder may leave out.
-  Raises JaxsftError for zero updates, an example without supervision, too many dropped
-  examples, and ids that are both trained on and held out.
+  examples through `mark`. warnings: what else is to be known, a sentence each.
   """
   sets = {"train": train} | ({"held out": held_out} if held_out is not None else {})
-  if plan["updates"] < 1:
-    raise JaxsftError("the plan has 0 updates, expected at least 1; raise epochs or steps")
-  for name, examples in sets.items():
-    _refuse_dropped(name, examples, max_dropped)
-    _refuse_unsupervised(name, examples)
-  if held_out is not None:
-    _refuse_overlap(train, held_out)
   return Audit(
     rows=rows,
     sets={name: _describe(examples) for name, examples in sets.items()},
@@ -142,7 +134,7 @@ def audit(
     rates=rates or {},
     leaves=tuple(leaves),
     samples=tuple(samples),
-    warnings=(*plan.get("notes", ()), *_warnings(train, held_out)),
+    warnings=tuple(warnings),
   )
 
 
@@ -192,41 +184,6 @@ def _describe(examples: Examples) -> dict:
   }
 
 
-def _refuse_dropped(name: str, examples: Examples, most: float | int):
-  dropped = sum(examples.dropped.values())
-  total = dropped + len(examples.ids)
-  if total == 0 or dropped == total:
-    raise JaxsftError(
-      f"the {name} set holds no example ({dropped} dropped: {_reasons(examples.dropped)}); "
-      "see data.keep, data.split and data.max_length"
-    )
-  if dropped > most * total:
-    raise JaxsftError(
-      f"{dropped} of {total} {name} examples ({dropped / total:.1%}) would be dropped: "
-      f"{_reasons(examples.dropped)}; at most {most:.1%} may be. Raise data.max_length, "
-      'set data.too_long="truncate", or leave such rows out with data.keep'
-    )
-
-
-def _refuse_unsupervised(name: str, examples: Examples):
-  empty = np.flatnonzero(np.asarray(examples.supervised) < 1)
-  if len(empty):
-    raise JaxsftError(
-      f"{len(empty)} of {len(examples.ids)} {name} examples have nothing supervised: "
-      f"{_some([examples.ids[i] for i in empty[:3]], len(empty))}; expected at least one "
-      "supervised token or label in each. See data.max_length, data.train_on, data.columns"
-    )
-
-
-def _refuse_overlap(train: Examples, held_out: Examples):
-  both = sorted(set(train.ids) & set(held_out.ids))
-  if both:
-    raise JaxsftError(
-      f"{len(both)} ids are both trained on and held out: {_some(both[:3], len(both))}; "
-      "choose data.id so that ids are unique, or let data.eval_path name other rows"
-    )
-
-
 def _duplicates(train: Examples, held_out: Examples | None) -> dict[str, int]:
   """Texts met more than once; hashes stand for them, to stay small."""
   plain = lambda text: hash(" ".join(text.casefold().split()))
@@ -236,18 +193,6 @@ def _duplicates(train: Examples, held_out: Examples | None) -> dict[str, int]:
     leaked = sum(plain(text) in seen for text in held_out.texts)
     found["held out and also trained on"] = leaked
   return {where: n for where, n in found.items() if n}
-
-
-def _warnings(train: Examples, held_out: Examples | None) -> list[str]:
-  warnings = []
-  repeated = len(train.ids) - len(set(train.ids))
-  if repeated:
-    warnings.append(f"{repeated:,} training examples share their id with another")
-  if held_out is not None:
-    unseen = [name for name in held_out.labels if not train.labels.get(name)]
-    if unseen:
-      warnings.append(f"held-out labels that training never shows: {', '.join(unseen)}")
-  return warnings
 
 
 def _set_lines(name: str, found: dict) -> list[str]:
@@ -294,11 +239,3 @@ def _plan_lines(plan: dict, rates: dict[str, float | int]) -> list[str]:
     text = ", ".join(f"{where} {rate:.3g}" for where, rate in rates.items())
     lines.append(f"rate       {text}")
   return lines
-
-
-def _reasons(counts: dict[str, int]) -> str:
-  return ", ".join(f"{n} {why}" for why, n in counts.items()) or "none"
-
-
-def _some(names: Sequence[str], total: int) -> str:
-  return ", ".join(names) + (f" and {total - len(names)} more" if total > 3 else "")

@@ -4,7 +4,7 @@ import pytest
 
 import jaxsft
 from jaxsft import train
-from jaxsft.data import audit
+from jaxsft.doctor import findings
 from tests import tiny
 from tests.contract import build
 
@@ -26,7 +26,7 @@ def by_heart(pair, model, data, workdir, steps):
     log__every=50,
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(audit, "_refuse_overlap", lambda *_: None)  # by heart, and asked so
+    patch.setattr(findings, "overlap", lambda *_: ())  # by heart, and asked so
     tiny.on_devices(patch, 1)
     return train.finetune(config, workdir), config
 

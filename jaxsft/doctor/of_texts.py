@@ -1,0 +1,135 @@
+"""Findings by what rows say: duplicates, leakage, and labels that contradict each other."""
+
+import re
+
+from jaxsft import tasks
+from jaxsft.doctor import parts
+from jaxsft.doctor.codes import found, some
+
+NOISE = re.compile(r"[\W_]+")
+MOST = 60
+"""Characters of an answer that are shown."""
+JUDGED = ("classify", "tag", "answer")
+"""Tasks in which the same text has the same answer."""
+
+
+def check(prepared, examples, described):
+  """Duplicates, leakage and conflicts, texts compared without case and spaces."""
+  train = prepared.train
+  ids = [row.id for row in train.rows]
+  keys = [plain(text) for text in described["train"].texts]
+  first = _first(keys, ids)
+  twice = [(id, first[key]) for id, key in zip(ids, keys, strict=True) if first[key] != id]
+  if twice:
+    yield found(
+      "duplicates",
+      f"{len(twice):,} of {len(ids):,} training rows say what another says: {_pairs(twice)}; "
+      "remove them from the rows, unless their weight is meant",
+      [id for id, _ in twice],
+    )
+  for name, part in evaluated(prepared).items():
+    texts = described[name].texts if name in described else map(parts.content, part.rows)
+    pairs = zip(part.rows, texts, strict=True)
+    leaked = [(row.id, first[k]) for row, text in pairs if (k := plain(text)) in first]
+    if leaked:
+      yield found(
+        "leakage",
+        f"{len(leaked):,} of {len(part.rows):,} {name} rows say what a training row says: "
+        f"{_pairs(leaked)}; their numbers will be too good: remove one of the two",
+        [id for id, _ in leaked],
+      )
+  yield from conflicts(prepared, keys)
+
+
+def near(prepared):
+  """Rows that are equal but for punctuation, case and spaces, and not without.
+
+  Takes longer than `check`; what `check` finds is not found again.
+  """
+  rows = prepared.train.rows
+  texts = [parts.content(row) for row in rows]
+  exact, ids = {plain(text) for text in texts}, [row.id for row in rows]
+  seen, twice = {}, []
+  for id, text in zip(ids, texts, strict=True):
+    key, own = letters(text), plain(text)
+    if key in seen and own not in seen[key][1]:
+      twice.append((id, seen[key][0]))
+    seen.setdefault(key, (id, set()))[1].add(own)
+  if twice:
+    yield found(
+      "near-duplicates",
+      f"{len(twice):,} of {len(ids):,} training rows are nearly what another says: "
+      f"{_pairs(twice)} (punctuation, case and spaces aside); look at some",
+      [id for id, _ in twice],
+    )
+  for name, part in evaluated(prepared).items():
+    leaked = []
+    for row in part.rows:
+      text = parts.content(row)
+      if (key := letters(text)) in seen and plain(text) not in exact:
+        leaked.append((row.id, seen[key][0]))
+    if leaked:
+      yield found(
+        "near-leakage",
+        f"{len(leaked):,} of {len(part.rows):,} {name} rows are nearly what a training row "
+        f"says: {_pairs(leaked)} (punctuation, case and spaces aside); look at some",
+        [id for id, _ in leaked],
+      )
+
+
+def evaluated(prepared):
+  """{set: `encoding.Examples`} of all rows that are measured."""
+  held_out = {} if prepared.held_out is None else {"held out": prepared.held_out}
+  return held_out | {name: part for name, (part, _) in prepared.sets.items()}
+
+
+def conflicts(prepared, keys):
+  """Training rows of the same text whose answers differ; keys: `plain` of their texts."""
+  if prepared.task not in [tasks.TASKS[name] for name in JUDGED]:
+    return
+  said, rows, texts = {}, [], set()
+  for row, key in zip(prepared.train.rows, keys, strict=True):
+    id, answer = said.setdefault(key, (row.id, _answer(row, prepared.task)))
+    if answer != (own := _answer(row, prepared.task)):
+      rows.append((row.id, own, id, answer))
+      texts.add(key)
+  if rows:
+    shown = "; ".join(f"{a} says {x}, {b} says {y}" for a, x, b, y in rows[:2])
+    yield found(
+      "label-conflicts",
+      f"{len(texts):,} texts stand in training rows with different answers: {shown}; correct "
+      "the rows, or keep one of each",
+      [id for row in rows for id in (row[0], row[2])],
+    )
+
+
+def _answer(row, task):
+  """The answer of a row, as it is shown; the order of labels does not count."""
+  label = row.fields.get("label")
+  if isinstance(label, list):
+    text = ", ".join(sorted(label)) or "(none)"
+  else:
+    text = ", ".join(str(row.fields[name]) for name in task.GOLD if name in row.fields)
+  return text if len(text) <= MOST else f"{text[:MOST]}… ({hash(text) & 0xFFFF:04x})"
+
+
+def plain(text):
+  """A hash of the text without case and spaces."""
+  return hash(" ".join(text.casefold().split()))
+
+
+def letters(text):
+  """A hash of the letters and digits of a text, and of where its words end."""
+  return hash(NOISE.sub(" ", text.casefold()).strip())
+
+
+def _first(keys, ids):
+  """{key: id of the first row that has it}."""
+  first = {}
+  for key, id in zip(keys, ids, strict=True):
+    first.setdefault(key, id)
+  return first
+
+
+def _pairs(pairs):
+  return some([f"{a} as {b}" for a, b in pairs[:3]], len(pairs))

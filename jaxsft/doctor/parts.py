@@ -1,0 +1,69 @@
+"""The sets of prepared data as plain values: what the report and the findings are made of."""
+
+import collections
+
+import numpy as np
+
+from jaxsft import labels
+from jaxsft.data import audit, forms, store
+
+CONTENT = (
+  *forms.FIELDS,
+  "text_pair",
+  "question",
+  "context",
+  "source",
+  "target",
+  "targets",
+  "tokens",
+)
+"""Fields by which rows say the same."""
+
+
+def examples_of(prepared):
+  """{"train", "held out": `encoding.Examples`}; held out only where there are such rows."""
+  held_out = {} if prepared.held_out is None else {"held out": prepared.held_out}
+  return {"train": prepared.train, **held_out}
+
+
+def described(part, prepared):
+  """audit.Examples of one part."""
+  task, context = prepared.task, prepared.context
+  values, counted, unit = part.store.values, {}, "tokens"
+  if "label" in values or task.HEAD == "token":
+    unit = "labels" if "label" in values else "words"
+    if context.label_type != "number":
+      counts = labels.counts(part.store, len(context.labels)).tolist()
+      counted = {name: n for name, n in zip(context.labels, counts, strict=True) if n}
+    if none := labels.unlabelled(part.store):
+      counted["(none)"] = none
+  if "start" in values:  # windows: their first token stands for no answer
+    none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
+    counted = {"answer": len(part.store) - none, "no answer": none}
+  written = {}
+  if task.HEAD == "lm" and not task.SOURCE:
+    written = dict(collections.Counter(forms.form(row.fields) for row in part.rows))
+  return audit.Examples(
+    ids=part.store.ids,
+    lengths=part.store.lengths,
+    supervised=store.supervised(part.store),
+    texts=[content(row) for row in part.rows],
+    unit=unit,
+    rows=len(np.unique(values["row"])),
+    labels=counted,
+    forms=written,
+    **by_kind(part.counts["notes"]),
+  )
+
+
+def content(row):
+  """What a row says, as one text."""
+  return repr([row.fields.get(name) for name in CONTENT])
+
+
+def by_kind(notes):
+  """{"dropped", "truncated", "noted": {note: rows}} of the notes of `Examples.counts`."""
+  kinds = {"dropped": {}, "truncated": {}, "noted": {}}
+  for note, n in notes.items():
+    kinds[next((kind for kind in kinds if note.startswith(kind)), "noted")][note] = n
+  return kinds
