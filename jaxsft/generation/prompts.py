@@ -1,6 +1,6 @@
 """What a model reads before it answers: prompts to token ids, as training reads them."""
 
-from jaxsft.data import chat, messages
+from jaxsft.data import chat, control, messages
 from jaxsft.errors import JaxsftError
 from jaxsft.models import decoder
 
@@ -15,7 +15,7 @@ def encode(prompt, tokenizer, template=None):
   """
   if isinstance(prompt, str):
     if template is None and not tokenizer.chat_template:
-      chat.refuse_control_tokens(prompt, tokenizer)
+      control.refuse(prompt, tokenizer)
       ids = tokenizer(prompt)["input_ids"]
       return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
     prompt = [{"role": "user", "content": prompt}]
@@ -34,7 +34,7 @@ def encode_source(prompt, tokenizer, instruction=""):
       f"the prompt is {prompt!r:.60}, expected a text: an encoder-decoder reads no messages"
     )
   text = prompt.removeprefix(instruction)
-  chat.refuse_control_tokens(text, tokenizer)
+  control.refuse(text, tokenizer)
   return tokenizer(instruction + text)["input_ids"]
 
 

@@ -7,8 +7,7 @@ and all score. Encoder-decoders read the source and write the target.
 import numpy as np
 
 from jaxsft import languages, tasks
-from jaxsft.data import chat as conversation
-from jaxsft.data import clean
+from jaxsft.data import clean, control
 from jaxsft.errors import JaxsftError
 from jaxsft.tasks import chat
 
@@ -47,7 +46,7 @@ def _encode(row, context):
   text = _read(row, context)
   targets = references(row)
   for target in targets[:1]:
-    conversation.refuse_control_tokens(target, context.tokenizer)
+    control.refuse(target, context.tokenizer)
   spans = [(len(text) + 1, len(text) + 1 + len(targets[0]))] if targets else []
   shown = "\n".join([text, *targets[:1]])
   source, note = _source(text, context)
@@ -79,7 +78,7 @@ def _encode(row, context):
 def _read(row, context):
   """The text that the network reads; raises JaxsftError for a control token in the row's."""
   text = asked(row)
-  conversation.refuse_control_tokens(text, context.tokenizer)
+  control.refuse(text, context.tokenizer)
   return context.instruction + text
 
 

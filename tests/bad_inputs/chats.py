@@ -212,7 +212,7 @@ CHATS = [
     "chats.jsonl:",
     "messages[1]",
     "in another way",
-    "train_on='last'",
+    "train_on='each'",
     task="chat",
   ),
   case(

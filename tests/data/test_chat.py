@@ -140,7 +140,7 @@ def test_a_template_that_rewrites_history_is_refused_with_the_way_out():
     ("user", "And?"),
     ("assistant", "<think>oh</think>No"),
   ]
-  with pytest.raises(JaxsftError, match=r"messages\[1\].*<think>.*train_on='last'"):
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*<think>.*train_on='each'.*'last'"):
     tokens_of(pairs, tokenizer)
   tokens = tokens_of(pairs, tokenizer, train_on="last")[1]
   assert supervised_text(tokens, tokenizer) == "<think>oh</think>No<|im_end|>"
@@ -153,7 +153,7 @@ def test_a_tagged_template_that_rewrites_history_is_refused():
     "{% generation %}{{ m['content'] if loop.last else m['content'] | upper }}<|im_end|>"
     "{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}\n{% endfor %}"
   )
-  with pytest.raises(JaxsftError, match=r"messages\[1\].*train_on='last'"):
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*train_on='each'.*'last'"):
     tokens_of(CONVERSATIONS["three"], tokenizer, template=template)
   tokens = tokens_of(CONVERSATIONS["three"], tokenizer, "last", template)[1]
   assert supervised_text(tokens, tokenizer) == "Bye<|im_end|>"
@@ -228,18 +228,35 @@ def test_an_answer_that_the_template_leaves_out_is_refused():
     tokens_of(CONVERSATIONS["one"], tiny.tokenizer("chatml"), template=template)
 
 
+WORDS = tiny.template("unclosed").replace("'<|'", "'# '").replace("|>", ":").replace("<|", "# ")
+
+
 def test_a_template_without_stop_tokens_is_refused():
-  with pytest.raises(JaxsftError, match=r"no stop token after this answer.*never learn"):
-    tokens_of(CONVERSATIONS["three"], tiny.tokenizer("unclosed"))
-  with pytest.raises(JaxsftError, match=r"no stop token after this answer"):
-    tokens_of(CONVERSATIONS["one"], tiny.tokenizer("unclosed"))
-  only_at_the_end = "{{ eos_token if not add_generation_prompt }}"
-  template = tiny.template("unclosed") + only_at_the_end
   tokenizer = tiny.tokenizer("unclosed")
-  with pytest.raises(JaxsftError, match=r"messages\[1\].*no stop token"):
+  for name in ("three", "one"):
+    with pytest.raises(JaxsftError, match=r"no stop token after this answer.*never learn"):
+      tokens_of(CONVERSATIONS[name], tokenizer, template=WORDS)
+  template = WORDS + "{{ eos_token if not add_generation_prompt }}"
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*in another way.*train_on='each'"):
     tokens_of(CONVERSATIONS["three"], tokenizer, template=template)
   tokens = tokens_of(CONVERSATIONS["one"], tokenizer, template=template)[1]
   assert supervised_text(tokens, tokenizer).endswith("end.<|endoftext|>")
+
+
+def test_the_mark_of_the_next_turn_ends_an_answer_that_nothing_else_ends():
+  """GLM's way; where no turn follows, the mark that a question would have is added."""
+  tokenizer = tiny.tokenizer("unclosed")
+  pairs = [*CONVERSATIONS["one"], ("user", "And?"), ("assistant", "No\n ")]
+  tokens = tokens_of(pairs, tokenizer)[1]
+  assert supervised_text(tokens, tokenizer) == "Yes, the end.<|user|>No\n <|user|>"
+  assert tokens.stop_ids == {tokenizer.convert_tokens_to_ids("<|user|>")}
+  ids = hf_ids(tokenizer, pairs)
+  assert tokens.ids.tolist()[: len(ids)] == ids and len(tokens.ids) == len(ids) + 1
+  open_ended = [*pairs, ("user", "So?")]  # nothing is added behind a question
+  assert tokens_of(open_ended, tokenizer)[1].ids.tolist() == hf_ids(tokenizer, open_ended)
+  template = tiny.template("unclosed").replace("['content']", "['content'] + '\n'")
+  with pytest.raises(JaxsftError, match="no stop token"):  # a mark that was forgotten
+    tokens_of(pairs, tokenizer, template=template)
 
 
 def test_an_added_word_at_the_end_of_an_answer_is_no_stop_token():
@@ -247,7 +264,7 @@ def test_an_added_word_at_the_end_of_an_answer_is_no_stop_token():
   tokenizer.add_tokens(["</call>", "</turn>"])
   pairs = [("user", "Hi"), ("assistant", "<call>x</call>")]
   with pytest.raises(JaxsftError, match="no stop token"):
-    tokens_of(pairs, tokenizer)
+    tokens_of(pairs, tokenizer, template=WORDS)
   template = tiny.template("chatml").replace("<|im_end|>", "</turn>")
   tokens = tokens_of(pairs, tokenizer, template=template)[1]
   assert supervised_text(tokens, tokenizer) == "<call>x</call></turn>"

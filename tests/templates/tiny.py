@@ -55,12 +55,17 @@ def template(shape):
 
 
 def tokenizer(shape, pad=None):
-  """Byte-level BPE with the control tokens and the template of `shape`.
+  """`built` with the control tokens and the template of `shape`."""
+  bos, eos, control, _ = SHAPES[shape]
+  return built(bos, eos, control, template(shape), pad)
+
+
+def built(bos, eos, control, chat_template, pad=None):
+  """Byte-level BPE with these control tokens and this template.
 
   pad: the padding token; None: one of its own. Like GPT-2's, its post-processor cuts white
   space from the offsets.
   """
-  bos, eos, control, _ = SHAPES[shape]
   pad = pad or "<|pad|>"
   special = list(dict.fromkeys([t for t in (pad, bos, eos, *control) if t]))
   pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -76,6 +81,6 @@ def tokenizer(shape, pad=None):
     bos_token=bos,
     eos_token=eos,
     pad_token=pad,
-    chat_template=template(shape),
+    chat_template=chat_template,
     clean_up_tokenization_spaces=False,
   )

@@ -1,0 +1,203 @@
+"""The mask over the chat templates that models ship: the answers, their ends, nothing else."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from jaxsft import tasks
+from jaxsft.data import chat, feed, order, store
+from jaxsft.data import messages as conversations
+from jaxsft.data.read import Row
+from jaxsft.errors import JaxsftError
+from jaxsft.tasks import chat as task
+from tests.templates import stock
+
+ALIKE = [
+  (name, which) for name, which in stock.CASES if which not in stock.STOCK[name].rewrites
+]
+REWRITTEN = [case for case in stock.CASES if case not in ALIKE]
+
+
+@functools.cache
+def tokenizer(name, pad=None):
+  return stock.tokenizer(name, pad)
+
+
+def answers(messages):
+  return [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+
+
+def row(name, which):
+  fields = {"messages": stock.conversation(name, which), "tools": stock.tools(which)}
+  return Row(f"{name} {which}", f"rows.jsonl:{which}", fields)
+
+
+def context(name, max_length=4000, **options):
+  return tasks.Context(tokenizer(name), max_length, **options)
+
+
+def hf_ids(name, messages, which, pad=None, **options):
+  """What transformers itself makes of the messages, and the mark that ends GLM's answers."""
+  words, tool = tokenizer(name, pad), stock.tools(which)
+  ids = words.apply_chat_template(messages, tools=tool, **options)["input_ids"]
+  if not stock.STOCK[name].mark or options or messages[-1]["role"] != "assistant":
+    return ids
+  mark = "<|observation|>" if messages[-1].get("tool_calls") else "<|user|>"
+  return [*ids, words.convert_tokens_to_ids(mark)]
+
+
+def check(name, which, messages, trained, ids, supervised, pad=None):
+  """The comparison that every wrong mask has to fail; ids, supervised: [n]."""
+  words = tokenizer(name, pad)
+  said = [stock.answer(name, messages, i) for i in trained]
+  assert words.decode(ids[supervised]) == "".join(said)
+  assert ids.tolist() == hf_ids(name, messages, which, pad)
+  runs = np.flatnonzero(np.diff(np.concatenate([supervised, [False]]).astype(int)) < 0)
+  assert len(runs) == len(trained)
+  for end, text in zip(ids[runs], said, strict=True):
+    assert text.endswith(words.convert_ids_to_tokens(int(end)))
+    assert int(end) in words.added_tokens_decoder
+  assert (ids == words.bos_token_id).sum() <= 1 or words.bos_token in words.chat_template
+
+
+def spans_of(name, which, train_on="all", **options):
+  messages = stock.conversation(name, which)
+  read = conversations.conversation({"messages": messages}, train_on)
+  rendered = chat.render(read, tokenizer(name), tools=stock.tools(which), **options)
+  return messages, chat.tokenize(rendered, tokenizer(name))
+
+
+@pytest.mark.parametrize(("name", "which"), ALIKE)
+def test_every_answer_and_its_end_is_supervised(name, which):
+  messages, tokens = spans_of(name, which)
+  check(name, which, messages, answers(messages), tokens.ids, tokens.supervised)
+  for i in answers(messages):
+    prompt = chat.prompt_ids(messages[:i], tokenizer(name), tools=stock.tools(which))
+    told = hf_ids(name, messages[:i], which, add_generation_prompt=True)
+    assert prompt.tolist() == told == tokens.ids[: len(told)].tolist()
+
+
+@pytest.mark.parametrize(("name", "which"), stock.CASES)
+def test_the_last_answer_alone(name, which):
+  messages, tokens = spans_of(name, which, "last")
+  check(name, which, messages, answers(messages)[-1:], tokens.ids, tokens.supervised)
+
+
+@pytest.mark.parametrize(("name", "which"), REWRITTEN)
+def test_a_rewritten_history_is_refused_with_the_way_out(name, which):
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*train_on='each'.*'last'"):
+    spans_of(name, which)
+
+
+def test_what_no_mask_can_be_right_for_is_refused():
+  """A prompt that opens a thought which no training text has; a system that is left out."""
+  deep = stock.template("deepseek_r1_distill")
+  read = conversations.conversation({"messages": stock.conversation("chatml", "one")})
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*when it asks for an answer.*<think>"):
+    chat.render(read, tokenizer("deepseek_v3"), deep)
+  read = conversations.conversation({"messages": stock.conversation("chatml", "system")})
+  with pytest.raises(JaxsftError, match="when it asks for an answer"):
+    chat.render(read, tokenizer("mistral_v3"))
+  with pytest.raises(JaxsftError, match="System role not supported"):
+    chat.render(read, tokenizer("gemma2"))
+
+
+@pytest.mark.parametrize("name", [n for n, one in stock.STOCK.items() if not one.tools])
+def test_calls_that_a_template_leaves_out_are_refused(name):
+  messages = stock.talk(("user", "Rain?"), stock.CALLED | {"content": "I ask."})
+  read = conversations.conversation({"messages": messages})
+  with pytest.raises(JaxsftError, match=r"messages\[1\].*call of the tool 'weather'"):
+    chat.render(read, tokenizer(name))
+
+
+MUTANTS = {
+  "no terminator": lambda ids, on, first: on & np.roll(on, -1),
+  "one early": lambda ids, on, first: np.roll(on, -1),
+  "one late": lambda ids, on, first: np.roll(on, 1),
+  "by the prompt's length": lambda ids, on, first: np.arange(len(ids)) >= first,
+  "the user too": lambda ids, on, first: np.arange(len(ids)) > 0,
+  "the user instead": lambda ids, on, first: ~on,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_the_comparison_tells_every_wrong_mask(name, mutant):
+  train_on = "last" if "three" in stock.STOCK[name].rewrites else "all"
+  messages, tokens = spans_of(name, "three", train_on)
+  trained = answers(messages)[-1:] if train_on == "last" else answers(messages)
+  check(name, "three", messages, trained, tokens.ids, tokens.supervised)
+  first = len(hf_ids(name, messages[:1], "three", add_generation_prompt=True))
+  wrong = MUTANTS[mutant](tokens.ids, tokens.supervised, first)
+  with pytest.raises(AssertionError):
+    check(name, "three", messages, trained, tokens.ids, wrong)
+
+
+def examples(name, which, place):
+  """(messages, trained, ids, supervised) of every example of a row."""
+  messages, found = stock.conversation(name, which), []
+  encoded = task.encode(row(name, which), place)
+  each = answers(messages) if place.train_on == "each" else answers(messages)[-1:]
+  assert len(encoded.examples) == len(each)
+  for last, example in zip(each, encoded.examples, strict=True):
+    shown = messages[: last + 1]
+    trained = answers(shown) if place.train_on == "all" else [last]
+    ids = np.concatenate([example["inputs"][:1], example["targets"]])
+    supervised = np.concatenate([[False], example["weights"] > 0])
+    found.append((shown, trained, ids, supervised, example))
+  return found
+
+
+@pytest.mark.parametrize(("name", "which"), ALIKE)
+def test_a_cut_conversation_is_masked_like_the_shorter_one(name, which):
+  """Without its oldest exchanges, the conversation is what is left of it."""
+  messages = stock.conversation(name, which)
+  users = [i for i, m in enumerate(messages) if m["role"] == "user"]
+  lead = [m for m in messages if m["role"] == "system"]
+  for cut in users:
+    rest = [*lead, *messages[cut:]]
+    length = len(hf_ids(name, rest, which)) - 1
+    encoded = task.encode(row(name, which), context(name, length, too_long="truncate"))
+    assert encoded.note == ("truncated" if cut > users[0] else None)
+    (example,) = encoded.examples
+    ids = np.concatenate([example["inputs"][:1], example["targets"]])
+    supervised = np.concatenate([[False], example["weights"] > 0])
+    check(name, which, rest, answers(rest), ids, supervised)
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_packed_and_padded_rows_hold_the_same(name, packing):
+  """Every example of every conversation, as the device gets it."""
+  known, parts = [], []
+  for pad in (None, stock.STOCK[name].eos):
+    place = tasks.Context(tokenizer(name, pad), 4000, train_on="last")
+    for which in [w for n, w in stock.CASES if n == name]:
+      for *found, example in examples(name, which, place):
+        known.append((which, *found, pad))
+        parts.append((f"{which} {pad} {len(known)}", example))
+  kept = store.in_memory(parts)
+  plan = order.plan_training(
+    kept.lengths,
+    seed=0,
+    batch_size=4,
+    batch_unit="examples",
+    packing=packing,
+    max_length=int(kept.lengths.max()),
+  )
+  seen = []
+  for step in range(plan.num_steps):
+    rows, (_, length, most) = plan.batch(step), plan.shape(step)
+    batch = feed.batch(kept, rows, row_length=length, segments=most)
+    for r, m in np.argwhere(batch["example_ids"] >= 0):
+      inside = batch["segments"][r] == m + 1
+      one = {k: batch[k][r][inside] for k in ("inputs", "targets", "weights", "positions")}
+      which, shown, trained, ids, _, pad = known[batch["example_ids"][r, m]]
+      assert one["inputs"].tolist() == ids[:-1].tolist()
+      assert one["positions"].tolist() == list(range(len(ids) - 1))
+      supervised = np.concatenate([[False], one["weights"] > 0])
+      assert one["targets"][supervised[1:]].tolist() == ids[supervised].tolist()
+      check(name, which, shown, trained, ids, supervised, pad)
+      seen.append(int(batch["example_ids"][r, m]))
+  assert sorted(seen) == list(range(len(known)))
