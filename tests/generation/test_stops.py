@@ -31,10 +31,11 @@ def test_every_stop_id_that_a_checkpoint_names(tmp_path):
 
 @pytest.mark.parametrize("shape", templates.SHAPES)
 def test_what_ends_a_turn_in_the_chat_template(shape):
-  """Where it is another token than the end of text; nothing where training would refuse."""
+  """Where it is another token than the end of text; nothing where there is no template."""
   tokenizer, end = templates.tokenizer(shape), templates.SHAPES[shape][3]
-  end = {"tail": tokenizer.eos_token}.get(shape, end)  # it closes whole conversations too
-  expected = {tokenizer.convert_tokens_to_ids(end)} if end else set()
+  # One closes whole conversations too; one leaves it to the next turn.
+  end = {"tail": tokenizer.eos_token, "unclosed": "<|user|>"}.get(shape, end)
+  expected = {tokenizer.convert_tokens_to_ids(end)}
   assert stops.ends_of_turn(tokenizer) == expected
   own, tokenizer.chat_template = tokenizer.chat_template, None
   assert stops.ends_of_turn(tokenizer) == set()
