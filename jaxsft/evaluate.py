@@ -127,7 +127,7 @@ def evaluate(model, config):
 
   Where the config holds nothing out (data.split=0), on all its rows.
   """
-  rows = sources.read_data(config.data, tasks.TASKS[config.task])
+  rows = sources.read_data(config.data, tasks.TASKS[config.task], cleaning=config.clean)
   return judge(model, config, rows.held_out or rows.train)[0]
 
 
@@ -212,7 +212,7 @@ def _measured_on(config, task):
   """{place: (cleaned rows, why others of their files are none of them, with counts)}: of those
   held out, or all where none are, and of config.evaluate.sets.
   """
-  rows = sources.read_data(config.data, task)
+  rows = sources.read_data(config.data, task, cleaning=config.clean)
   held_out, everything = OWN_SETS
   first, called = (held_out, "held-out rows") if rows.held_out else (everything, "rows")
   found, names = {first: (rows.held_out or rows.train, rows.left_out)}, {first: called}

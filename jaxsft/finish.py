@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxsft import answering, evaluate, export, results, step, tasks, weights
 from jaxsft.data import read
+from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import prompts, stops, writing
 
@@ -136,7 +137,8 @@ def predictions(job, found):
 
 def samples(job):
   """[(what is shown of a prompt, its ids, gold answers)]: the config's, or of held-out rows."""
-  task, context, own = job.data.task, job.data.context, job.config.evaluate.prompts
+  task, context = job.data.task, job.data.context
+  own = [fields.prompt(one, context.text_steps) for one in job.config.evaluate.prompts]
   if task.SOURCE and own:
     rows = [read.Row("", "config.evaluate.prompts", {"source": text}) for text in own]
   elif own:

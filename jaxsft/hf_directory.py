@@ -30,7 +30,8 @@ THRESHOLD = "jaxsft_threshold"
 """Key of config.json with the `threshold` of tasks.Context, of a head of many labels."""
 ANSWERING = "jaxsft_answers"
 """Key of config.json with the fields tasks.ANSWERING, of a head that finds answers; of others
-with "max_length" and "pairs", where they are not what anyone would take them to be."""
+with "max_length", "pairs" and "text_steps", where they are not what anyone would take them to
+be."""
 FRAME = (  # how a target begins and ends; old checkpoints have it in config.json
   "decoder_start_token_id",
   "forced_bos_token_id",
@@ -73,8 +74,7 @@ def write(
   _check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
-  if head.kind != "span":
-    answering = _unusual(answering or {}, arch, head)
+  answering = _unusual(answering or {}, arch, head)
   config = _with_decisions(config, head, label_type, threshold, answering)
   config |= _token_ids_for(family, arch, config, source_config, tokenizer, stops)
   try:
@@ -130,10 +130,13 @@ def _with_decisions(config, head, label_type, threshold, answering):
 
 def _unusual(answering, arch, head):
   """What of a head's reading is to be kept; causal models read as far as positions reach."""
-  usual = {"max_length": arch.max_positions, "pairs": False}
+  if head.kind == "span":
+    return {name: v for name, v in answering.items() if name != "text_steps" or v}
+  usual = {"max_length": arch.max_positions, "pairs": False, "text_steps": ()}
   if head.kind == "lm" and not models.has_source(arch):
-    return {}
-  return {name: answering[name] for name, v in usual.items() if answering.get(name, v) != v}
+    usual = {"text_steps": ()}
+  found = {name: answering.get(name, v) for name, v in usual.items()}
+  return {name: v for name, v in found.items() if v != usual[name] and v != []}
 
 
 def _write_weights(

@@ -11,7 +11,9 @@ the model's. Writes one row for each, in their order: its id, its fields, and wh
 says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
 way, the same command goes on. A row's own answer stands under "gold". A row that cannot be
 answered has an "error" instead, and is counted. --fsdp and --tensor split the weights over so
-many devices each, as config.mesh does in training; what devices are left hold copies.
+many devices each, as config.mesh does in training; what devices are left hold copies. Where the
+model was trained on texts that config.clean changed, "read" has the fields of a row that it
+changes, and places count their characters.
 
 What --temperature means goes by the model. Of a classifier it divides the logits before they
 become scores (1 leaves them; an evaluation fits one); --threshold, a number or a JSON object
@@ -50,6 +52,7 @@ from jaxsft import (
 from jaxsft import config as config_lib
 from jaxsft.config import values
 from jaxsft.data import fetch, forms, order, read, store
+from jaxsft.data.cleaning import fields as cleaning
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, choices, defaults, sampling, stops, writing
 from jaxsft.generation.prompts import room
@@ -125,6 +128,7 @@ def predictor(model, batch_size, **rules):
   eval_step = evaluate.make_eval_step(model.network, task, options, mesh)
 
   def answer(rows):
+    rows, changed = cleaning.as_trained(rows, task, model.context.text_steps)
     read_rows, said = _each(rows, lambda row: _encoded(row, task, model.context))
     if not read_rows:
       return said
@@ -139,7 +143,7 @@ def predictor(model, batch_size, **rules):
     found = evaluate.measure(eval_step, params, examples, plan, mesh)
     for (i, (_, encoded)), one in zip(read_rows.items(), found, strict=True):
       cut = {"cut": True} if (encoded.note or "").startswith("truncated") else {}
-      said[i] = task.decode(one, model.context) | cut
+      said[i] = task.decode(one, model.context) | cut | changed.get(i, {})
     return said
 
   return answer
@@ -191,6 +195,7 @@ def _writer(model, task, params, mesh, given):
     return prompt
 
   def answer(rows):
+    rows, changed = cleaning.as_trained(rows, task, model.context.text_steps)
     prompts, said = _each(rows, prompt_of)
     if not prompts:
       return said
@@ -201,7 +206,7 @@ def _writer(model, task, params, mesh, given):
     for i, found in zip(prompts, texts, strict=True):
       whole = not task.SOURCE or task.whole(rows[i], model.context)
       said[i] = {"text": found[0].text} | ({"cut": True} if found[0].full else {})
-      said[i] |= {} if whole else {"source_cut": True}
+      said[i] |= ({} if whole else {"source_cut": True}) | changed.get(i, {})
       if rules.get("num_return", 1) > 1:
         said[i]["texts"] = [{"text": one.text, "score": one.score} for one in found]
     return said

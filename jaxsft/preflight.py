@@ -25,6 +25,7 @@ def report(prepared, config, shapes, chosen, schedule):
     len(prepared.rows.train) + len(prepared.rows.held_out),
     prepared.rows.left_out,
     prepared.rows.split,
+    prepared.rows.changes,
   )
   leaves = tuple(
     audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))
@@ -52,7 +53,8 @@ def report(prepared, config, shapes, chosen, schedule):
 
 def _with_notes(prepared):
   """The plan's summary with what else is to be known before it runs."""
-  summary, context, notes = prepared.plan.summary(), prepared.context, []
+  summary, context = prepared.plan.summary(), prepared.context
+  notes = list(prepared.rows.warnings)
   if context.class_weights is not None:
     pairs = zip(context.labels, context.class_weights, strict=True)
     notes.append("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in pairs))

@@ -40,7 +40,7 @@ def prepare(config, base, mesh):
   """`Prepared` of a config and an opened checkpoint for a mesh."""
   task, data = tasks.TASKS[config.task], config.data
   base.check_task(config.task)
-  rows = sources.read_data(data, task)
+  rows = sources.read_data(data, task, cleaning=config.clean)
   names, rows = labels.settle(config, base, rows)
   context = make_context(config, base, names)
   train = encoding.encode(rows.train, task, context)
@@ -110,6 +110,7 @@ def make_context(config, base, names):
     text_metrics=text_metrics(config),
     bleu_tokenizer=config.evaluate.bleu_tokenizer,
     rouge_stemmer=config.evaluate.rouge_stemmer,
+    text_steps=sources.text_steps(config.clean),
   )
 
 

@@ -81,7 +81,8 @@ class Pretrained:
     found = self.config.get(hf_directory.ANSWERING, {}) if self.kind != "none" else {}
     length = found.get("max_length", self.limit)
     usual = {"max_length": length, "stride": min(128, length // 4)}
-    return usual | {name: found[name] for name in tasks.ANSWERING if name in found}
+    kept = {name: found[name] for name in tasks.ANSWERING if name in found}
+    return usual | kept | {"text_steps": tuple(found.get("text_steps", ()))}
 
   @property
   def limit(self):

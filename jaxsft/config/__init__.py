@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxsft.config import file, rules, values
+from jaxsft.config.cleaning import Clean
 from jaxsft.config.data import Data
 from jaxsft.errors import UsageError
 
@@ -226,6 +227,7 @@ class Config:
   """Micro-batches into which an update is split to save memory; changes no result."""
   model: Model = field(default_factory=Model)
   data: Data = field(default_factory=Data)
+  clean: Clean = field(default_factory=Clean)
   tune: Tune = field(default_factory=Tune)
   loss: Loss = field(default_factory=Loss)
   optim: Optim = field(default_factory=Optim)

@@ -3,7 +3,7 @@
 import math
 import re
 
-from jaxsft.config import data_rules
+from jaxsft.config import cleaning_rules, data_rules
 from jaxsft.config.data_rules import WRITE
 from jaxsft.metrics import generated
 
@@ -39,6 +39,7 @@ def rules(c):
     _paths,
     _batches,
     data_rules.rules,
+    cleaning_rules.rules,
     _labels,
     _training,
     _answers,

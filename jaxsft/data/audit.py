@@ -6,6 +6,7 @@ A pure function of plain values, shown before anything compiles and kept in data
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Rows:
   """Reason -> rows."""
   split: str = ""
   """What was held out by what."""
+  changes: Sequence[Any] = ()
+  """What was done to rows, counted, with samples: data.cleaning.record.Change."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,16 @@ class Audit:
   warnings: tuple[str, ...]
 
   def as_dict(self) -> dict:
-    return asdict(self)
+    found = asdict(self)
+    found["rows"]["changes"] = [change._asdict() for change in self.rows.changes]
+    return found
 
   def lines(self) -> list[str]:
     rows = self.rows
     lines = [f"rows       {rows.read:,} read, {rows.kept:,} kept"]
     lines += [f"           {n:,} left out: {why}" for why, n in rows.left_out.items()]
     lines += [f"split      {rows.split}"] if rows.split else []
+    lines += [f"cleaning   {change.line()}" for change in rows.changes]
     for name, found in self.sets.items():
       lines += _set_lines(name, found)
     if self.duplicates:

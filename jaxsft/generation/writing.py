@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxsft import sharding
+from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, choices, defaults, frames, sampling, stops
 from jaxsft.generation import prompts as reading
@@ -55,7 +56,7 @@ def answers_of(model, prompt, num_return, **settings):
       model.network,
       model.params,
       model.tokenizer,
-      [prompt],
+      [fields.prompt(prompt, model.context.text_steps)],
       stop_ids=stops.stop_ids(model.base, model.context.chat_template),
       template=model.context.chat_template,
       instruction=model.context.instruction,

@@ -8,6 +8,7 @@ A task module also says:
   FIELDS          fields that its rows must have
   GOLD            fields that hold the answer, absent where it is to be predicted; (): a part of
                   a field does, which `own_answer` finds, if the task has that
+  TEXTS           fields with the texts that it reads, which config.clean changes
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
   SEEDED          true where `loss` draws by `seeds` [R,M] uint32, a hash of update and example
@@ -74,6 +75,8 @@ class Context:
 
   pairs: bool = False
   """Whether every text that a classifier was trained on has a second one."""
+  text_steps: tuple[str, ...] = ()
+  """What was done to every text before it was read: data.cleaning.text.program."""
 
   instruction: str = ""
   """Text before every source."""
@@ -107,7 +110,8 @@ NOT_ENCODED = (
 """Fields of Context that `encode` does not read, or that are hashed elsewhere."""
 
 
-ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold", "pairs")
+ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
+ANSWERING += ("pairs", "text_steps")
 """Fields of Context by which rows are read and answered; an export keeps them."""
 
 

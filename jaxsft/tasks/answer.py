@@ -20,6 +20,7 @@ from jaxsft.metrics import statistics
 
 FIELDS = ("question", "context", "answers")
 GOLD = ("answers", "impossible")
+TEXTS = ("question", "context")
 HEAD, SOURCE, OUTPUTS = "span", False, "token"
 METRICS = scoring.DIRECTIONS | {"loss": "min"}
 DEFAULT_METRIC = "f1"

@@ -13,6 +13,7 @@ from jaxsft.tasks import chat
 
 FIELDS = ("source", "target")
 GOLD = ("target", "targets")
+TEXTS = ("source", *GOLD)
 HEAD, SOURCE, OUTPUTS = "lm", True, "segment"
 TEXT_METRICS = ("bleu", "chrf", "rougeL", "exact_match")
 METRICS, DEFAULT_METRIC = chat.METRICS, chat.DEFAULT_METRIC

@@ -29,6 +29,7 @@ MASKED = ("bert", "masked_lm")
 TEXTS = ("t5", "seq2seq")
 SCORED = {"evaluate__generate": 2, "evaluate__max_new_tokens": 4, "evaluate__every": 2}
 ANSWER = ("bert", "answer")
+ODD = {"data__path": "ODD ROWS"}  # with what cleaning leaves out or hides
 
 # key -> (look, pair, the other value, settings of both runs)
 FLIPS = {
@@ -96,6 +97,17 @@ FLIPS = {
   "data.train_on": ("data", CHAT, "last", {}),
   "data.chat_template": ("data", CHAT, "TEMPLATE", {}),
   "data.prefetch": ("run", CLASSIFY, 2, {}),
+  "clean.text": ("data", CLASSIFY, ("stop_words:english",), {}),
+  "clean.secrets": ("data", CLASSIFY, "mask", ODD),
+  "clean.personal": ("data", CLASSIFY, "drop", ODD),
+  "clean.min_chars": ("data", CLASSIFY, 25, {}),
+  "clean.max_chars": ("data", CLASSIFY, 40, {}),
+  "clean.language": ("data", CLASSIFY, "de", ODD),
+  "clean.duplicates": ("data", CLASSIFY, "drop", ODD),
+  "clean.near_duplicates": ("data", CLASSIFY, 0.5, ODD),
+  "clean.overlap": ("data", CLASSIFY, "drop", ODD | {"data__split": 0.4}),
+  "clean.benchmarks": ("data", CLASSIFY, ("BENCHMARK",), ODD),
+  "clean.ngram": ("data", CLASSIFY, 4, ODD | {"clean__benchmarks": ("BENCHMARK",)}),
   "tune.method": ("step", CLASSIFY, "head", {}),
   "tune.train": (
     "step",
@@ -294,6 +306,21 @@ def at_run(config, work):
 LOOKS = {"data": at_data, "step": at_step, "run": at_run}
 
 
+def odd_rows(root, rows):
+  """Good rows with a second of each, private data and German among them, and a benchmark."""
+  text = "der Film war leider sehr lang und die Geschichte war auch nicht sehr gut oder neu"
+  more = [
+    {"name": "key", "text": "good AKIAIOSFODNN7EXAMPLE", "label": "pos"},
+    {"name": "mail", "text": "write to me@example.org", "label": "neg"},
+  ]
+  more += [{"name": f"german{i}", "text": f"{text} {i}", "label": "neg"} for i in range(12)]
+  again = [r | {"name": f"{r['name']} again"} for r in rows]
+  odd, benchmark = root / "odd.jsonl", root / "benchmark.txt"
+  odd.write_text("".join(json.dumps(r) + "\n" for r in [*rows, *again, *more]))
+  benchmark.write_text(f"{text}\n{rows[0]['text']}\n")
+  return {"ODD ROWS": odd, "BENCHMARK": benchmark}
+
+
 @pytest.fixture(scope="module")
 def seen(files, tmp_path_factory):
   """What a look sees of a config, or the sentence with which it is refused."""
@@ -306,11 +333,14 @@ def seen(files, tmp_path_factory):
   named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))
   named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
   (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none
+  named |= odd_rows(root, rows)
   named |= {f"DATA OF {task}": files("bert", task)[1] for task in ("classify", "number")}
 
   def value(given):
     if given == "TEMPLATE":
       return tiny.letter_tokenizer().chat_template.replace("message['role']", "'a'", 1)
+    if isinstance(given, tuple):
+      return tuple(map(value, given))
     if isinstance(given, dict):
       return {k: value(v) for k, v in given.items()}
     return str(named.get(given, given)) if isinstance(given, str) else given

@@ -1,0 +1,40 @@
+"""Settings of what is changed in texts, which rows are left out, and what is made of others."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Clean:
+  """Texts normalised and rows left out: every rule is off unless named, and counted."""
+
+  text: tuple[str, ...] = ()
+  """Steps over all texts that a model reads, in their order, also in evaluations and
+  predictions: "nfc", "nfkc", "control" (control and zero-width characters), "markup" (HTML and
+  XML tags, entities), "whitespace", "lower", "punctuation", "urls", "stop_words:english",
+  "stop_words:FILE" (one word a line) or "stop_words:["a", …]"."""
+  secrets: Literal["keep", "mask", "drop", "error"] = "keep"
+  """Keys, tokens and passwords, told by their form: as they are, placeholders such as [AWS_KEY]
+  in their place (also in evaluations and predictions), rows left out, or an error."""
+  personal: Literal["keep", "mask", "drop", "error"] = "keep"
+  """The same for e-mail addresses, phone and card numbers, IBANs, and IP addresses."""
+  min_chars: int | None = None
+  """Leave out rows whose texts have fewer characters together."""
+  max_chars: int | None = None
+  """Leave out rows whose texts have more characters together."""
+  language: str | None = None
+  """Leave out rows in another language than this code of ISO 639-1; needs jaxsft[clean]."""
+  duplicates: Literal["keep", "drop"] = "keep"
+  """Leave out rows whose text an earlier one has, case and spaces aside; of chats and seq2seq
+  the answer counts too. Those that contradict the row that stays are named."""
+  near_duplicates: float | None = None
+  """Leave out rows of whose runs of five words a share of this, or more, is an earlier row's
+  (Jaccard index; characters where a script has no spaces); needs jaxsft[clean]."""
+  overlap: Literal["warn", "drop", "error"] = "warn"
+  """Training rows that have the text of a held-out row, or nearly by `near_duplicates`: said in
+  the report, left out, or an error."""
+  benchmarks: tuple[str, ...] = ()
+  """Files of texts, in any format of rows, of which training rows must hold no run of words."""
+  ngram: int = 13
+  """How many words in a row make a training row one of the benchmarks (arXiv:2005.14165,
+  appendix C)."""

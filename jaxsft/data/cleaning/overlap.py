@@ -1,0 +1,123 @@
+"""Training rows that say again what is measured: held-out rows, and texts of benchmarks."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxsft.data import read, scripts
+from jaxsft.data.cleaning import fields, near, record
+from jaxsft.errors import JaxsftError
+
+
+def apart(
+  train: Sequence[read.Row],
+  held_out: Sequence[read.Row],
+  task: Any,
+  settings: Any,
+  noted: record.Record,
+) -> tuple[list[read.Row], list[str]]:
+  """(the training rows that stay, warnings) by `settings.overlap`, of a config's `clean` group.
+
+  A row overlaps whose text is a held-out one's, case and spaces aside, or, where
+  `settings.near_duplicates` is set, nearly so. Raises JaxsftError where that is an "error".
+  """
+  names = fields.asking(task) or task.TEXTS
+  key = lambda row: fields.plain(row.fields, names)
+  held: dict[str, read.Row] = {}
+  for row in held_out:
+    held.setdefault(key(row), row)
+  index = None
+  if settings.near_duplicates is not None:
+    index = near.Index(settings.near_duplicates)
+    for text, row in held.items():
+      index.add(text, row)
+  if settings.overlap == "warn" and index is None:
+    return list(train), []  # the report counts equal texts by itself
+  stays, met = [], []
+  for row in train:
+    text = key(row)
+    other = held.get(text) or (index.find(text) if index else None)
+    if other is None:
+      stays.append(row)
+    else:
+      met.append((row, other))
+  if settings.overlap == "warn":
+    return list(train), _nearly(met, key)
+  if met and settings.overlap == "error":
+    row, other = met[0]
+    raise JaxsftError(
+      f"{len(met)} training rows are held out too, or nearly so: {row.where} and "
+      f"{other.where}; remove them, or set config.clean.overlap to 'drop' or 'warn'"
+    )
+  for row, _ in met:
+    noted.leave("overlap with held-out rows", row, " | ".join(fields.texts(row.fields, names)))
+  return stays, []
+
+
+def _nearly(met, key) -> list[str]:
+  """A warning of the training rows that nearly equal held-out rows."""
+  near_ones = [f"{row.id} and {other.id}" for row, other in met if key(row) != key(other)]
+  if not near_ones:
+    return []
+  more = f" and {len(near_ones) - 3} more" if len(near_ones) > 3 else ""
+  return [
+    f"{len(near_ones):,} training rows nearly equal held-out rows: "
+    f"{', '.join(near_ones[:3])}{more}"
+  ]
+
+
+def unknown_to(
+  train: Sequence[read.Row],
+  task: Any,
+  benchmarks: dict[str, list[str]],
+  ngram: int,
+  noted: record.Record,
+) -> tuple[list[read.Row], list[str]]:
+  """(training rows that share no run of `ngram` words with a benchmark, warnings).
+
+  benchmarks: name -> its texts. Words are compared without case and punctuation, as in
+  arXiv:2005.14165, appendix C; there too 13 is the longest run that is asked for.
+  """
+  known: dict[str, str] = {}
+  warnings = []
+  for name, texts in benchmarks.items():
+    short = 0
+    for text in texts:
+      found = list(runs(text, ngram))
+      short += not found
+      for run in found:
+        known.setdefault(run, name)
+    if short:
+      warnings.append(
+        f"{short:,} of {len(texts):,} texts of {name} have fewer than {ngram} words and were "
+        "not looked for (config.clean.ngram)"
+      )
+  stays = []
+  for row in train:
+    found = _shared(fields.texts(row.fields, task.TEXTS), ngram, known)
+    if found is None:
+      stays.append(row)
+    else:
+      noted.leave(f"{ngram} words in a row of {known[found]}", row, found)
+  return stays, warnings
+
+
+def _shared(texts: Sequence[str], ngram: int, known: dict[str, str]) -> str | None:
+  """The first run of words that is known."""
+  return next((run for text in texts for run in runs(text, ngram) if run in known), None)
+
+
+def runs(text: str, count: int) -> Iterator[str]:
+  """All runs of `count` words of a text; characters of scripts without spaces are words."""
+  words: list[str] = []
+  for word in re.findall(r"\w+", text.casefold()):
+    parts, plain = [], ""
+    for c in word:
+      if scripts.unspaced(c):
+        parts += [plain, c] if plain else [c]
+        plain = ""
+      else:
+        plain += c
+    words += [*parts, plain] if plain else parts
+  for i in range(len(words) - count + 1):
+    yield " ".join(words[i : i + count])

@@ -1,0 +1,271 @@
+"""Steps that normalise texts: each finds the edits that a text needs, until it needs none."""
+
+import functools
+import html
+import html.parser
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxsft.data import words
+from jaxsft.data.cleaning import edits, private
+from jaxsft.errors import JaxsftError, UsageError
+
+Step = Callable[[str], list[edits.Edit]]
+
+INVISIBLE = frozenset(
+  "\u00ad\u061c\u180e\u200b\u200e\u200f\ufeff"
+  + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2060, 0x2070))))
+)
+"""What is not seen; the joiners U+200C and U+200D are, since scripts and emoji need them."""
+BLOCKS = frozenset(
+  "address article aside blockquote br caption dd div dl dt fieldset figcaption figure footer "
+  "form h1 h2 h3 h4 h5 h6 header hr li main nav ol option p pre section table tbody td tfoot "
+  "th thead title tr ul".split()
+)
+"""Elements between which words do not touch: a space takes the place of their tags."""
+HIDDEN = ("script", "style")
+REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
+URL = re.compile(r"(?<![\w@])(?:(?:https?|ftp)://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}'’]", re.I)
+WORD = re.compile(r"\w+(?:['’]\w+)*")
+STOP_WORDS = "stop_words:"
+DESTROYING = ("whitespace", "lower", "punctuation", "urls", STOP_WORDS)
+"""Steps after which secrets and personal data may no longer be told."""
+
+
+def normal_form(form: str, text: str) -> list[edits.Edit]:
+  """Unicode's normal form (UAX 15), by pieces that do not act on one another."""
+  if unicodedata.is_normalized(form, text):
+    return []
+  pieces, start = [], 0
+  for at in range(1, len(text) + 1):
+    if at == len(text) or _begins(text[at], "NFKD" if form == "NFKC" else "NFD"):
+      pieces.append(((start, at), unicodedata.normalize(form, text[start:at])))
+      start = at
+  return edits.differences(text, pieces)
+
+
+@functools.cache
+def _begins(character: str, decomposed: str) -> bool:
+  """Whether nothing before a character can change what becomes of it, nor it what is before."""
+  first = unicodedata.normalize(decomposed, character)[0]
+  return unicodedata.combining(first) == 0 and first not in _seconds()
+
+
+@functools.cache
+def _seconds() -> frozenset[str]:
+  """Characters that may melt into the one before them though they are no marks."""
+  found = {chr(c) for c in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul's
+  for code in range(0x110000):
+    parts = unicodedata.decomposition(chr(code)).split()
+    if len(parts) == 2 and not parts[0].startswith("<"):
+      found.add(chr(int(parts[1], 16)))
+  return frozenset(found)
+
+
+def control(text: str) -> list[edits.Edit]:
+  """Without control characters but tab and newline, zero-width characters and BOMs."""
+  found = []
+  for at, c in enumerate(text):
+    if c == "\r" and text[at + 1 : at + 2] != "\n":
+      found.append((at, at + 1, "\n"))
+    elif c in INVISIBLE or (c not in "\t\n" and unicodedata.category(c) == "Cc"):
+      found.append((at, at + 1, ""))
+  return found
+
+
+class _Markup(html.parser.HTMLParser):
+  """Finds where the tags, comments and declarations of a text stand."""
+
+  def __init__(self, text):
+    super().__init__(convert_charrefs=False)
+    self.lines, self.found, self.inside = [0], [], None
+    self.lines += [match.end() for match in re.finditer("\n", text)]
+    self.feed(text)
+    self.close()
+    self.found.append((len(text), None))
+
+  def _at(self, new):
+    """new: what takes the place of the piece that begins here; None: it stays."""
+    line, column = self.getpos()
+    at = self.lines[line - 1] + column
+    if self.found and self.found[-1][0] == at:
+      return
+    self.found.append((at, new))
+
+  def _tag(self, name):
+    self._at(" " if name in BLOCKS else "")
+
+  def handle_starttag(self, tag, attrs):
+    self._tag(tag)
+    self.inside = tag if tag in HIDDEN else None
+
+  def handle_startendtag(self, tag, attrs):
+    self._tag(tag)
+
+  def handle_endtag(self, tag):
+    self._tag(tag)
+    self.inside = None
+
+  def handle_data(self, data):
+    self._at("" if self.inside else None)
+
+  def handle_charref(self, name):
+    self._at("" if self.inside else None)
+
+  handle_entityref = handle_charref
+
+  def handle_comment(self, data):
+    self._at("")
+
+  handle_decl = handle_pi = handle_comment
+
+  def unknown_decl(self, data):
+    self._at(data.removeprefix("CDATA[") if data.startswith("CDATA[") else "")
+
+
+def markup(text: str) -> list[edits.Edit]:
+  """Without the tags, comments, scripts and styles of HTML and XML, entities as characters."""
+  found = []
+  if "<" in text:
+    places = _Markup(text).found
+    for (start, new), (end, _) in itertools.pairwise(places):
+      if new is not None and start < end:
+        found.append((start, end, new))
+  if found or "&" not in text:
+    return found
+  pieces = ((m.span(), html.unescape(m.group())) for m in REFERENCE.finditer(text))
+  return edits.differences(text, pieces)
+
+
+def whitespace(text: str) -> list[edits.Edit]:
+  """One space for every run of white space, none at the ends."""
+  pieces = []
+  for match in re.finditer(r"\s+", text):
+    outer = match.start() == 0 or match.end() == len(text)
+    pieces.append((match.span(), "" if outer else " "))
+  return edits.differences(text, pieces)
+
+
+def lower(text: str) -> list[edits.Edit]:
+  """In small letters, as str.lower makes them."""
+  small, at, pieces = text.lower(), 0, []
+  if small == text:
+    return []
+  for i, c in enumerate(text):
+    size = len(c.lower())
+    pieces.append(((i, i + 1), small[at : at + size]))
+    at += size
+  return edits.differences(text, pieces)
+
+
+def punctuation(text: str) -> list[edits.Edit]:
+  """Without punctuation and the symbols that BERT counts as such.
+
+  A space takes the place of what stands between two letters or digits, but for apostrophes.
+  """
+  found, at = [], 0
+  while at < len(text):
+    end = at
+    while end < len(text) and _is_mark(text[end]):
+      end += 1
+    if end > at:
+      between = at > 0 and end < len(text) and text[at - 1].isalnum() and text[end].isalnum()
+      new = " " if between and text[at:end] not in ("'", "’") else ""
+      found.append((at, end, new))
+    at = max(end, at + 1)
+  return found
+
+
+@functools.cache
+def _is_mark(c: str) -> bool:
+  return c in words.SYMBOLS or unicodedata.category(c).startswith("P")
+
+
+def urls(text: str) -> list[edits.Edit]:
+  """Without addresses that begin with http://, https://, ftp:// or www."""
+  return [(*match.span(), "") for match in URL.finditer(text)]
+
+
+def without_words(stop: frozenset[str], text: str) -> list[edits.Edit]:
+  """Without the words of a list (in small letters), each with the white space behind it."""
+  found = []
+  for match in WORD.finditer(text):
+    if match.group().lower().replace("’", "'") in stop:
+      end = match.end()
+      while end < len(text) and text[end].isspace():
+        end += 1
+      found.append((match.start(), end, ""))
+  return found
+
+
+PLAIN: dict[str, Step] = {
+  "nfc": functools.partial(normal_form, "NFC"),
+  "nfkc": functools.partial(normal_form, "NFKC"),
+  "control": control,
+  "markup": markup,
+  "whitespace": whitespace,
+  "lower": lower,
+  "punctuation": punctuation,
+  "urls": urls,
+  "mask:secrets": functools.partial(private.masks, "secrets"),
+  "mask:personal": functools.partial(private.masks, "personal"),
+}
+
+
+def program(steps: Sequence[str], *, masks: Sequence[str] = ()) -> tuple[str, ...]:
+  """The steps with the words of their files in them, and `masks`, kinds of private data, where
+  these can still be told: before the first step that would hide them.
+
+  What it returns needs no file, so that an exported model can hold it.
+  """
+  done = [_with_words(step) for step in steps]
+  at = next((i for i, step in enumerate(done) if step.startswith(DESTROYING)), len(done))
+  return (*done[:at], *(f"mask:{kind}" for kind in masks), *done[at:])
+
+
+def _with_words(step: str) -> str:
+  name = step.removeprefix(STOP_WORDS)
+  if name == step or name in ("english",) or name.startswith("["):
+    return step
+  try:
+    text = Path(name).read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    why = getattr(error, "strerror", None) or "it is not UTF-8"
+    raise UsageError(
+      f"config.clean.text: {step!r} cannot be read ({why}); expected 'stop_words:english', "
+      "'stop_words:FILE' with one word a line, or 'stop_words:[\"a\", …]'"
+    ) from error
+  found = sorted({line.strip().lower() for line in text.splitlines()} - {""})
+  if not found:
+    raise UsageError(f"config.clean.text: {name} holds no word, expected one a line")
+  return STOP_WORDS + json.dumps(found, ensure_ascii=False)
+
+
+@functools.cache
+def step_of(name: str) -> Step:
+  """The function of a step of `program`."""
+  if name in PLAIN:
+    return PLAIN[name]
+  listed = name.removeprefix(STOP_WORDS)
+  if listed == "english":
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
+
+    return functools.partial(without_words, frozenset(ENGLISH_STOP_WORDS))
+  found = json.loads(listed)
+  plain = (word.lower().replace("’", "'") for word in found)
+  return functools.partial(without_words, frozenset(plain))
+
+
+def changed(step: str, text: str, spans: Sequence[edits.Span] = ()):
+  """(text, spans) after a step, which is repeated until it finds nothing more to change."""
+  find, spans = step_of(step), list(spans)
+  for _ in range(len(text) + 2):
+    found = find(text)
+    if not found:
+      return text, spans
+    text, spans = edits.apply(text, found), edits.moved(spans, found)
+  raise JaxsftError(f"the step {step!r} of config.clean.text never ends on {text[:40]!r}")

@@ -1,0 +1,309 @@
+"""Rows with their texts changed and others left out, all of it counted."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxsft import sources, tasks
+from jaxsft.config import Clean, Data
+from jaxsft.data import read, squad, words
+from jaxsft.data.cleaning import fields, near, overlap, record, text
+from jaxsft.errors import JaxsftError, UsageError
+
+CLASSIFY, TAG, ANSWER = (tasks.TASKS[name] for name in ("classify", "tag", "answer"))
+CHAT, SEQ2SEQ = tasks.TASKS["chat"], tasks.TASKS["seq2seq"]
+
+
+def row(**found):
+  return read.Row("r", "rows:1", found)
+
+
+def cleaned(task, steps, **found):
+  noted = record.Record()
+  (new,) = fields.normalised([row(**found)], task, text.program(steps), noted)
+  return new.fields
+
+
+def read_data(tmp_path, rows, task="classify", cleaning=None, **settings):
+  path = tmp_path / "rows.jsonl"
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+  data = Data(path=str(path), **({"split": 0.0} | settings))
+  return sources.read_data(data, tasks.TASKS[task], cleaning=cleaning)
+
+
+def labelled(*texts):
+  return [{"text": t, "label": "ab"[i % 2]} for i, t in enumerate(texts)]
+
+
+# --- texts wherever they stand ---------------------------------------------------------
+
+
+def test_all_texts_of_a_task_and_no_other_field():
+  found = cleaned(CLASSIFY, ("lower",), text="A", text_pair="B", label="C", other="D")
+  assert found == {"text": "a", "text_pair": "b", "label": "C", "other": "D"}
+  found = cleaned(SEQ2SEQ, ("lower",), source=["A", "B"], targets=["C", "D"], label="E")
+  assert found == {"source": ["a", "b"], "targets": ["c", "d"], "label": "E"}
+
+
+def test_messages_in_every_form():
+  mark = lambda one: f"<b>{one}</b>"
+  messages = [
+    {"role": "<b>user</b>", "content": [{"type": "text", "text": mark("a")}], "train": False},
+    {"role": "assistant", "content": mark("b"), "reasoning_content": mark("c")},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": mark("d")}]},
+  ]
+  (first, second, third) = cleaned(CHAT, ("markup",), messages=messages)["messages"]
+  assert first == {**messages[0], "content": [{"type": "text", "text": "a"}]}
+  assert second == {"role": "assistant", "content": "b", "reasoning_content": "c"}
+  assert third == messages[2]
+  found = cleaned(
+    CHAT, ("markup",), instruction=mark("a"), output=mark("b"), history=[[mark("c"), mark("d")]]
+  )
+  assert found == {"instruction": "a", "output": "b", "history": [["c", "d"]]}
+  found = cleaned(CHAT, ("markup",), conversations=[{"from": "human", "value": mark("x")}])
+  assert found == {"conversations": [{"from": "human", "value": "x"}]}
+
+
+def test_entities_and_answers_move_along():
+  found = cleaned(
+    TAG, ("markup", "whitespace"), text="<p>Hi,  <b>Ada</b> Love ", entities=[[11, 14, "PER"]]
+  )
+  assert found["text"] == "Hi, Ada Love"
+  assert words.entities(found) == [words.Entity("PER", 4, 7)]
+  found = cleaned(
+    ANSWER,
+    ("stop_words:english", "lower"),
+    question="Who was it?",
+    context="It was the Duke of York.",
+    answers={"text": ["the Duke of York"], "answer_start": [7]},
+  )
+  assert found["context"] == "duke york."
+  assert squad.question(found)["answers"] == [{"text": "duke york", "start": 0}]
+
+
+def test_an_entity_of_which_nothing_is_left_is_an_error():
+  with pytest.raises(JaxsftError, match=r"rows:1: .*nothing of 'The'.*entities.*config.clean"):
+    cleaned(TAG, ("stop_words:english",), text="The band", entities=[[0, 3, "BAND"]])
+  with pytest.raises(JaxsftError, match=r"rows:1: .*in a text of 1"):
+    cleaned(TAG, ("lower",), text="A", entities=[[0, 3, "BAND"]])
+
+
+def test_tokens_keep_their_tags():
+  found = cleaned(
+    TAG, ("punctuation", "lower"), tokens=["EU", ",", "U.N."], tags=["B-O", "O", "B-O"]
+  )
+  assert found == {"tokens": ["eu", "u n"], "tags": ["B-O", "B-O"]}
+  found = cleaned(TAG, ("punctuation",), tokens=["EU", ",", "UN"], tags=["I-O", "O", "I-O"])
+  assert found == {"tokens": ["EU", "UN"], "tags": ["I-O", "B-O"]}  # still two entities
+  with pytest.raises(JaxsftError, match=r"rows:1: .*nothing of the token ','.*'I-O'"):
+    cleaned(TAG, ("punctuation",), tokens=["EU", ","], tags=["B-O", "I-O"])
+  assert cleaned(TAG, ("punctuation",), tokens=["EU", ","]) == {"tokens": ["EU"]}
+
+
+WORDS = st.lists(
+  st.sampled_from("Ada  <b>lives</b> the in &amp; Rome, ﬁn ...".split(" ")), max_size=9
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORDS, WORDS, st.permutations(text_steps := list(text.PLAIN)), st.integers(1, 4))
+def test_spans_of_rows_follow(before, after, steps, count):
+  """A name that no step touches is what its span says, in entities and in answers."""
+  left = " ".join(before) + " "
+  whole, span = f"{left}ada {' '.join(after)}", (len(left), len(left) + 3)
+  steps = steps[:count]
+  found = cleaned(TAG, steps, text=whole, entities=[[*span, "PER"]])
+  (entity,) = words.entities(found)
+  assert found["text"][entity.start : entity.end] == "ada"
+  answers = [{"text": "ada", "start": span[0]}]
+  found = cleaned(ANSWER, steps, question="who", context=whole, answers=answers)
+  (answer,) = squad.question(found)["answers"]
+  assert answer["text"] == "ada"
+
+
+# --- rows left out ---------------------------------------------------------------------
+
+
+def test_nothing_happens_by_default(tmp_path):
+  rows = labelled("A <b>", "A <b>", "key sk-abcdefghijklmnopqrstu1", "x@y.de")
+  found = read_data(tmp_path, rows, cleaning=Clean())
+  assert [r.fields for r in found.train] == rows
+  assert (found.read, found.left_out, found.changes, found.warnings) == (4, {}, (), ())
+  assert sources.text_steps(Clean()) == ()
+
+
+def test_changes_are_counted_with_samples(tmp_path):
+  rows = labelled("One", "two", "THREE " * 40, "Four", "Five")
+  found = read_data(tmp_path, rows, cleaning=Clean(text=("lower", "whitespace")))
+  lowered, spaced = found.changes
+  assert (lowered.what, lowered.rows) == ("changed by lower", 4)
+  assert lowered.samples[0] == {"row": "rows.jsonl:1", "before": "One", "after": "one"}
+  assert len(lowered.samples) == record.SAMPLES
+  assert lowered.samples[1]["before"].startswith("THREE") and len(lowered.line()) < 400
+  assert (spaced.what, spaced.rows) == ("changed by whitespace", 1)
+  assert [r.fields["text"] for r in found.train][:2] == ["one", "two"]
+
+
+def test_lengths(tmp_path):
+  rows = [{"text": "ab", "text_pair": "c", "label": "a"}, *labelled("abcd", "ab", "abcdefgh")]
+  found = read_data(tmp_path, rows, cleaning=Clean(min_chars=3, max_chars=7))
+  assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:2"]
+  assert found.left_out == {"fewer than 3 characters": 1, "more than 7 characters": 1}
+  assert found.read == len(found.train) + sum(found.left_out.values())
+  with pytest.raises(JaxsftError, match=r"config.clean leaves none of 4 rows .4 fewer than 99"):
+    read_data(tmp_path, rows, cleaning=Clean(min_chars=99))
+
+
+def test_language(tmp_path):
+  rows = labelled(
+    "The weather is lovely today and we went to the park",
+    "Das Wetter ist heute schön und wir gingen in den Park",
+    "Le temps est magnifique aujourd'hui et nous sommes allés au parc",
+  )
+  found = read_data(tmp_path, rows, cleaning=Clean(language="de"))
+  assert [r.id for r in found.train] == ["rows.jsonl:2"]
+  assert found.left_out == {"language en, not de": 1, "language fr, not de": 1}
+  with pytest.raises(UsageError, match=r"config.clean.language: found 'deutsch'.*ISO 639-1"):
+    read_data(tmp_path, rows, cleaning=Clean(language="deutsch"))
+
+
+def test_the_first_of_equal_rows_stays(tmp_path):
+  rows = labelled("A b", "a  B", "c", "a b", "c")
+  found = read_data(tmp_path, rows, cleaning=Clean(duplicates="drop"))
+  assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:3"]
+  assert found.left_out == {"duplicates": 3}
+  (warning,) = found.warnings
+  assert "2 duplicates" in warning and "rows.jsonl:2 and rows.jsonl:1" in warning
+  (change,) = found.changes
+  assert change.samples[1] == {"row": "rows.jsonl:4", "before": "a b"}
+
+
+def test_answers_that_are_written_count_for_equality(tmp_path):
+  rows = [{"source": "a", "target": t} for t in ("x", "y", "X")]
+  found = read_data(tmp_path, rows, "seq2seq", Clean(duplicates="drop"))
+  assert [r.fields["target"] for r in found.train] == ["x", "y"] and not found.warnings
+
+
+def shuffled(rng, count):
+  """Texts of which some nearly equal others."""
+  vocabulary = [f"w{i}" for i in range(50)]
+  texts = []
+  for _ in range(count):
+    if texts and rng.random() < 0.6:
+      one = rng.choice(texts).split()
+      for _ in range(rng.randrange(4)):
+        one[rng.randrange(len(one))] = rng.choice(vocabulary)
+    else:
+      one = rng.choices(vocabulary, k=rng.randrange(8, 40))
+    texts.append(" ".join(one))
+  return texts
+
+
+def brute(texts, threshold):
+  """Of all pairs: the texts that stay, by words' runs and Python's sets."""
+  sets = []
+  stays = []
+  for one in texts:
+    parts = one.split()
+    runs = {tuple(parts[i : i + 5]) for i in range(max(len(parts) - 4, 1))}
+    if all(len(runs & other) < threshold * len(runs | other) for other in sets):
+      sets.append(runs)
+      stays.append(one)
+  return stays
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9, 1.0])
+def test_near_duplicates_are_those_of_all_pairs(threshold):
+  texts = shuffled(random.Random(7), 300)
+  for _ in range(2):  # and the same ones every time
+    index = near.Index(threshold)
+    stays = [one for one in texts if index.find_or_add(one, one) is None]
+    assert stays == brute(texts, threshold)
+
+
+def test_a_candidate_that_is_none_is_not_taken(monkeypatch):
+  """Whatever the bands say, the exact index decides."""
+  index = near.Index(0.5)
+  monkeypatch.setattr(index._bands, "query", lambda hashed: list(range(len(index._known))))
+  assert index.find_or_add("a b c d e f", 1) is None
+  assert index.find_or_add("g h i j k l", 2) is None
+  assert index.find_or_add("a b c d e f g", 3) == 1
+
+
+def test_scripts_without_spaces_are_compared_by_characters():
+  one, other = "今天天气很好我们去公园散步吧", "今天天气很好我们去公园散步了"
+  expected = 9 / 11
+  assert near.jaccard(near.shingles(one), near.shingles(other)) == pytest.approx(expected)
+  assert len(near.shingles("one two three four five six")) == 2
+
+
+def test_near_duplicates_of_rows(tmp_path):
+  rows = labelled("a b c d e f g h i j", "z y x w v u", "a b c d e f g h i J k")
+  found = read_data(tmp_path, rows, cleaning=Clean(near_duplicates=0.7))
+  assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:2"]
+  assert found.left_out == {"near duplicates": 1}
+
+
+# --- what is measured is not trained on ------------------------------------------------
+
+
+def split_rows(tmp_path, held, train, **cleaning):
+  path = tmp_path / "held.jsonl"
+  path.write_text("".join(json.dumps(r) + "\n" for r in labelled(*held)))
+  return read_data(tmp_path, labelled(*train), cleaning=Clean(**cleaning), eval_path=str(path))
+
+
+def test_overlap(tmp_path):
+  held = ["b C", "l m n o p q r s t", "b c"]
+  train = ["a", "B  c", "l m n o p q r s", "x"]
+  at = lambda found: [r.fields["text"] for r in found.train]
+  assert at(split_rows(tmp_path, held, train)) == train
+  found = split_rows(tmp_path, held, train, overlap="drop")
+  assert at(found) == ["a", "l m n o p q r s", "x"]
+  assert found.left_out == {"overlap with held-out rows": 1}
+  assert [r.fields["text"] for r in found.held_out] == held  # never left out
+  found = split_rows(tmp_path, held, train, overlap="drop", near_duplicates=0.8)
+  assert at(found) == ["a", "x"]
+  found = split_rows(tmp_path, held, train, near_duplicates=0.8)
+  assert at(found) == train and not found.left_out
+  assert "1 training rows nearly equal held-out rows: rows.jsonl:3" in found.warnings[0]
+  with pytest.raises(JaxsftError, match=r"1 training rows.*rows.jsonl:2 and .*held.jsonl:1"):
+    split_rows(tmp_path, held, train, overlap="error")
+  with pytest.raises(JaxsftError, match="leaves no training row"):
+    split_rows(tmp_path, held, ["b c"], overlap="drop")
+
+
+def test_benchmarks(tmp_path):
+  file = tmp_path / "bench.jsonl"
+  file.write_text('{"q": "One two, three FOUR five.", "o": {"a": ["six seven"]}, "n": 1}\n')
+  train = ["so one TWO three; four.", "one two three", "six seven"]
+  found = split_rows(tmp_path, ["x"], train, benchmarks=(str(file),), ngram=4)
+  assert [r.fields["text"] for r in found.train] == ["one two three", "six seven"]
+  assert found.left_out == {"4 words in a row of bench.jsonl": 1}
+  assert found.warnings == (
+    "1 of 2 texts of bench.jsonl have fewer than 4 words and were not looked for "
+    "(config.clean.ngram)",
+  )
+  (change,) = found.changes
+  assert change.samples == [{"row": "rows.jsonl:1", "before": "one two three four"}]
+  (tmp_path / "none.jsonl").write_text('{"a": 1}\n')
+  with pytest.raises(JaxsftError, match=r"none.jsonl holds no text"):
+    split_rows(tmp_path, ["x"], train, benchmarks=(str(tmp_path / "none.jsonl"),))
+
+
+def test_words_of_a_run():
+  assert list(overlap.runs("A b-c D", 3)) == ["a b c", "b c d"]
+  assert list(overlap.runs("我们use它", 2)) == ["我 们", "们 use", "use 它"]
+
+
+def test_rows_that_are_only_measured_change_but_stay(tmp_path):
+  held = ["DUP", "dup", "mail me@x.de", "a"]
+  found = split_rows(
+    tmp_path, held, ["X y", "Z z"], text=("lower",), duplicates="drop", min_chars=2,
+    personal="mask",
+  )  # fmt: skip
+  assert [r.fields["text"] for r in found.held_out] == ["dup", "dup", "mail [email]", "a"]
+  assert found.left_out == {}
