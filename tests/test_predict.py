@@ -166,7 +166,7 @@ def test_a_row_that_cannot_be_answered_says_why_and_the_others_are(
 ):
   monkeypatch.setattr(predict, "BLOCK", 3)
   rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-  bad = {1: {"text": " "}, 3: {"text": 5}, 4: {"text": None}}
+  bad = {1: {"text": " "}, 3: {"text": 5}, 4: {"text": "a [SEP] b"}}
   lines = [bad.get(i, {"text": text}) for i, text in enumerate(TEXTS[:6])]
   rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
   run(classifier, rows, out)
@@ -174,6 +174,7 @@ def test_a_row_that_cannot_be_answered_says_why_and_the_others_are(
   assert [sorted(row) for row in said if "error" in row] == [["error", "id", "text"]] * 3
   assert [i for i, row in enumerate(said) if "error" in row] == [1, 3, 4]
   assert "rows.jsonl:2: has no text" in said[1]["error"] and "5" in said[3]["error"]
+  assert "rows.jsonl:5: the text contains the control token '[SEP]'" in said[4]["error"]
   shown = capsys.readouterr().out
   assert "6 rows in" in shown and "3 rows read now have no answer" in shown
   known = pretrained.load(classifier).predict([{"text": TEXTS[i]} for i in (0, 2, 5)])

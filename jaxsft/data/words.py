@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
+from jaxsft.tokenizer import refuse_control_tokens
 
 SYMBOLS = frozenset("$+<=>^`|~")  # what Unicode does not call punctuation, but BERT does
 CHINESE = (  # as BERT has them (CJK ideographs, not kana or hangul)
@@ -58,8 +59,11 @@ class Read(NamedTuple):
 
 
 def read(fields: Mapping[str, Any], tokenizer: Any) -> Read:
-  """`Read` of a row; raises JaxsftError for one without words, or without any token."""
+  """`Read` of a row; raises JaxsftError for one without words, or without any token, and for
+  a control token in its text.
+  """
   text, words = _given(fields)
+  refuse_control_tokens({"text": text}, tokenizer)
   tokens = tokenizer(
     text,
     return_offsets_mapping=True,

@@ -17,6 +17,7 @@ from jaxsft.data import squad, words
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import answers as scoring
 from jaxsft.metrics import statistics
+from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("question", "context", "answers")
 GOLD = ("answers", "impossible")
@@ -51,6 +52,7 @@ def _encode(fields, context):
   question, passage = fields["question"], fields["context"]
   labelled = "answers" in fields
   text, spans = f"{question} | {passage}", []
+  refuse_control_tokens({"question": question, "context": passage}, context.tokenizer)
   if labelled and fields["answers"] is None:
     raise JaxsftError(
       "answers is null, expected a list, and an empty one where the question has no answer; "

@@ -16,6 +16,7 @@ from jaxsft.data import messages as conversations
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import classification, statistics
+from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("label",)  # and text or messages: `encode` says what a row lacks
 GOLD = ("label",)
@@ -66,6 +67,8 @@ def encode(row, context):
 def _text(fields, context):
   """(text, its tokens, note) of a text, or of a pair; tokens None: left out."""
   pair = fields.get("text_pair")
+  texts = {"text": fields["text"]} | ({} if pair is None else {"text_pair": pair})
+  refuse_control_tokens(texts, context.tokenizer)
   text = fields["text"] if pair is None else f"{fields['text']} | {pair}"
   encode = lambda **cut: context.tokenizer(
     fields["text"],

@@ -18,6 +18,7 @@ from jaxsft.data import scripts
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads, layers
 from jaxsft.tasks import chat
+from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("text",)
 GOLD = ()
@@ -93,8 +94,13 @@ def encode(row, context):
   inputs [T] int32; weights [T] float32, 1 where a token may be hidden: everywhere but at
   special tokens and those that the tokenizer does not know; with context.whole_words words [T]
   int32, the number of the word that a token is of. A window without such a token is left out.
+  Raises JaxsftError with the row's place for a control token in the text, the mask's too.
   """
   tokenizer, text = context.tokenizer, row.fields["text"]
+  try:
+    refuse_control_tokens({"text": text}, tokenizer)
+  except JaxsftError as error:
+    raise JaxsftError(f"{row.where}: {error}") from error
   _, size, special = _vocabulary(tokenizer, len(tokenizer))
   frame = tokenizer.num_special_tokens_to_add()
   if context.max_length <= frame:
