@@ -11,11 +11,14 @@ import hashlib
 import json
 import pathlib
 import pickle  # between processes of this run; nothing of it is ever read from a file
+import unicodedata
+from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxsft import languages, screen, tasks
+from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.data import fetch, parts, store
 from jaxsft.metrics import tagging
 
@@ -55,6 +58,7 @@ def encode(rows, task, context):
     "rows": rows_hash(rows),
     "tokenizer": tokenizer_hash(context.tokenizer),
     "encoder": source_hash(task),
+    "versions": versions(),
   }
   for field in dataclasses.fields(context):
     if field.name not in tasks.NOT_ENCODED:
@@ -166,22 +170,38 @@ def rows_hash(rows):
 
 
 def tokenizer_hash(tokenizer):
-  """sha256 over vocabulary, merges, pre-tokenizer, special tokens and template."""
+  """sha256 over vocabulary, merges, pre-tokenizer, special tokens, template and settings.
+
+  Not over what the call before has left of truncation and padding in the backend: they are
+  taken out of it, as load_tokenizer does.
+  """
+  backend = tokenizer.backend_tokenizer
+  backend.no_truncation()
+  backend.no_padding()
   said = [
-    tokenizer.backend_tokenizer.to_str(),
+    backend.to_str(),
     repr(sorted(tokenizer.special_tokens_map.items())),
     repr(tokenizer.chat_template),
+    f"{tokenizer.truncation_side} {tokenizer.padding_side}",
+    repr(getattr(tokenizer, "split_special_tokens", False)),
   ]
   return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
 def source_hash(task):
-  """sha256 over the code that encodes: the task, jaxsft/data, and what tags are spelt by."""
-  files = [
-    *(pathlib.Path(module.__file__) for module in (task, languages, tagging)),
-    *sorted(pathlib.Path(store.__file__).parent.rglob("*.py")),
-  ]
+  """sha256 over the code that encodes: the task, jaxsft/data and what is in it, tokenizer.py,
+  this file, what tasks share, and what tags are spelt by.
+  """
+  modules = (task, tasks, tokenizer_lib, languages, tagging)
+  files = [pathlib.Path(file) for file in (__file__, *(m.__file__ for m in modules))]
+  files += sorted(pathlib.Path(store.__file__).parent.rglob("*.py"))
   digest = hashlib.sha256()
   for file in files:
-    digest.update(file.read_bytes())
+    digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
   return digest.hexdigest()
+
+
+def versions():
+  """{library: version} of those that make tokens of texts, and of Python's Unicode."""
+  found = {name: metadata.version(name) for name in ("transformers", "tokenizers", "jinja2")}
+  return found | {"unicode": unicodedata.unidata_version}
