@@ -29,8 +29,6 @@ and "score".
 import dataclasses
 import hashlib
 import itertools
-import json
-import os
 
 import jax
 import numpy as np
@@ -48,10 +46,11 @@ from jaxsft import (
   sharding,
   start,
   tasks,
+  unlabelled,
 )
 from jaxsft import config as config_lib
 from jaxsft.config import values
-from jaxsft.data import fetch, forms, order, read, store
+from jaxsft.data import forms, order, read, store
 from jaxsft.data.cleaning import fields as cleaning
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, choices, defaults, sampling, stops, writing
@@ -266,31 +265,6 @@ def _plan(lengths, batch_size, limit, mesh):
   )
 
 
-def _rows(flags, config):
-  """(the rows of --data, text that names them) as a config's data keys say.
-
-  Raises UsageError where --out is one of their files.
-  """
-  data = config_lib.Data() if config is None else config.data
-  columns, kind = data.columns, dict[str, str | int]
-  if flags["columns"]:
-    columns = values.parse(flags["columns"], kind, "--columns")
-    values.check(columns, kind, "--columns")
-  settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
-  settings |= {"format": data.format, "columns": columns, "id": data.id}
-  path = fetch.resolve(flags["data"], None, key="--data")
-  sources = read.files_of(path, data.format)
-  row_file.check(flags["out"], sources)
-  rows = read.read_rows(path, **settings)
-  first = next(rows, None)  # what is wrong with a file is said before the weights are read
-  if first is None:
-    raise JaxsftError(f"--data={flags['data']}: holds no row, expected at least one to answer")
-  files = [str(path)]
-  for file in sources:
-    files += [file, os.stat(file).st_size, os.stat(file).st_mtime_ns]
-  return itertools.chain([first], rows), json.dumps([files, settings], sort_keys=True)
-
-
 def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
@@ -320,7 +294,7 @@ def main(argv):
     raise UsageError(f"--batch_size={flags['batch_size']}: expected at least 1")
   given = _given(flags, command.named(argv, known))
   mesh = start.mesh_of_flags(flags["fsdp"], flags["tensor"])
-  rows, named = _rows(flags, config)
+  rows, named, make = unlabelled.rows_of(flags, config)
   base = pretrained.open_pretrained(flags["model"], flags["sha256"], flags["revision"])
   if config is not None and config.task != base.task:
     config = None  # of its rows alone
@@ -342,7 +316,7 @@ def main(argv):
       print(f"going on after {out.done} rows that are answered already")
     size = WRITTEN * flags["batch_size"] if writes(base) else BLOCK
     blocks = _blocks(itertools.islice(rows, out.done, None), size)
-    errors = _answer_all(blocks, answer, out, tasks.TASKS[base.task])
+    errors = _answer_all(blocks, make, answer, out, tasks.TASKS[base.task])
     out.close()
   finally:
     out.leave()
@@ -360,15 +334,19 @@ def _small_files(path):
   return digest.digest()
 
 
-def _answer_all(blocks, answer, out, task):
-  """Writes every row with what is said of it; returns the sentences of those without answer.
+def _answer_all(blocks, make, answer, out, task):
+  """Writes every row, as `make` makes it, with what is said of it; returns the sentences of
+  those without answer.
 
   Raises JaxsftError where the first rows have none at all: then it is not for the rows.
   """
   errors = []
   with screen.counting("rows") as show:
     for block in blocks:
-      said = answer(block)
+      made, said = _each(block, make)
+      block = [made.get(i, row) for i, row in enumerate(block)]
+      for i, words in zip(made, answer(list(made.values())), strict=True):
+        said[i] = words
       errors += [words["error"] for words in said if set(words) == {"error"}]
       if not out.done and len(errors) == len(block):
         raise JaxsftError(errors[0])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxsft import tasks
 from jaxsft.config.cleaning import Clean
-from jaxsft.data import clean, fetch, read
+from jaxsft.data import clean, fetch, prompt, read
 from jaxsft.data import split as splits
 from jaxsft.data.cleaning import benchmarks, fields, kept, overlap, record, text
 from jaxsft.errors import JaxsftError
@@ -55,7 +55,8 @@ def read_data(data, task, key="data.path", cleaning=None):
     limit=data.limit,
     task_fields=task.FIELDS,
   )
-  cleaned = clean.clean(_read(path, data, task, cleaning, noted), **rules)
+  found = _read(path, data, task, cleaning, noted, whole=key == "data.path")
+  cleaned = clean.clean(found, **rules)
   left_out, count = dict(cleaned.left_out), cleaned.read + sum(noted.left_out().values())
   rows, said = kept.kept(cleaned.rows, task, cleaning, noted)
   warnings += said
@@ -93,8 +94,11 @@ def read_data(data, task, key="data.path", cleaning=None):
   return Rows(train, held_out, count, left_out, split, changes, warnings)
 
 
-def _read(path, data, task, cleaning, noted):
-  """The rows of a path with their texts as `cleaning` wants them."""
+def _read(path, data, task, cleaning, noted, whole=False):
+  """The rows of a path with their texts as templates and `cleaning` want them.
+
+  whole: of `prompt.filled`.
+  """
   rows = read.read_rows(
     path,
     format=data.format,
@@ -104,6 +108,7 @@ def _read(path, data, task, cleaning, noted):
     columns=data.columns,
     id=data.id,
   )
+  rows = prompt.filled(rows, prompt.templates(data.prompt), whole)
   steps, refused = text_steps(cleaning), {}
   for group in PRIVATE:
     if getattr(cleaning, group) in ("drop", "error"):

@@ -74,6 +74,35 @@ def test_a_config_says_how_rows_are_read(classifier, tmp_path):
   assert row["text"] == "the film was good" and row["label"] in ("neg", "pos")
 
 
+def test_templates_of_a_config_make_the_texts(classifier, tmp_path):
+  """What training saw, predictions see: of rows without the label's columns too."""
+  texts = ("good", None, "dull")
+  rows = [{"head": "the film was", "tail": tail, "n": i} for i, tail in enumerate(texts)]
+  path, out, config = (tmp_path / name for name in ("rows.jsonl", "out.jsonl", "c.py"))
+  path.write_text("\n".join(map(json.dumps, rows)))
+  template = tmp_path / "text.jinja"
+  template.write_text("{{ head }} {{ tail }}\n")
+  config.write_text(
+    "from jaxsft.config import Config, Data, Model\n"
+    f"def get_config(arg=''): return Config(model=Model(path={str(classifier)!r}), data=Data(\n"
+    f"  path='x', prompt={{'text': {str(template)!r}, 'label': '{{{{ stars }}}}'}}))\n"
+  )
+  run(classifier, path, out, f"--config={config}")
+  first, second, third = found = read(out)
+  assert (first["text"], third["text"]) == ("the film was good", "the film was dull")
+  assert "error" in second and "rows.jsonl:2" in second["error"] and "null" in second["error"]
+  assert [row["n"] for row in found] == [0, 1, 2] and second["head"] == "the film was"
+  said = pretrained.load(classifier).predict([{"text": first["text"]}])[0]
+  assert first["label"] == said["label"] and "gold" not in first
+  before = out.read_bytes()
+  template.write_text("{{ tail or '' }} {{ head }}")  # another template: all are asked anew
+  run(classifier, path, out, f"--config={config}")
+  assert out.read_bytes() != before and read(out)[0]["text"] == "good the film was"
+  template.write_text("{{ heat }}")
+  with pytest.raises(JaxsftError, match=r"rows\.jsonl:1: no column 'heat'.*mean 'head'"):
+    run("no model is read", path, out, f"--config={config}")
+
+
 def test_a_stopped_run_goes_on(classifier, rows, tmp_path, monkeypatch, capsys):
   run(classifier, rows, tmp_path / "whole.jsonl")
   monkeypatch.setattr(predict, "BLOCK", 5)

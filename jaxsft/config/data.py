@@ -32,6 +32,12 @@ class Data:
   """Field -> column name or position (from 0), e.g. {"text": "review", "label": 0}, or a place
   inside a nested column: {"source": "translation.en", "target": "choices[0].text"}; CoNLL:
   positions, by default the first for "tokens" and the last for "tags"."""
+  prompt: dict[str, str] | None = None
+  """Field -> Jinja template over the row's columns as `columns` names them, or path of a .jinja
+  file: {"text": "{{ title }}. {{ body }}"}, {"source": "to {{ lang }}: {{ en }}", "target":
+  "{{ de }}"}. `row` is all columns: {{ row["2nd name"] }}. Null, lists and columns that are not
+  there are errors unless the template says what it writes then: {{ x or "" }}, {{ tags |
+  join(", ") }}, {{ x | default("") }}; lines of a {% … %} alone leave nothing behind."""
   keep: str | None = None
   """Rule over the row's fields, e.g. "abs(rating) >= 0.5"; other rows are counted, not used."""
   labels: dict[str, str] | tuple[str, ...] | None = None

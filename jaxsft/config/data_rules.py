@@ -1,11 +1,28 @@
 """Combinations of settings of the rows that cannot run; see rules.py."""
 
+import re
+
+from jaxsft.data import prompt
+from jaxsft.data.nearest import near
+from jaxsft.errors import UsageError
+
 WRITE = ("chat", "seq2seq")  # tasks whose answers are texts
+
+
+TURNS = ("text", "prompt", "completion", "instruction", "input", "output", "system", "tools")
+MADE = {
+  "answer": ("question", "context"),
+  "chat": TURNS,
+  "classify": ("label", "text_pair", *TURNS),
+  "masked_lm": ("text",),
+  "seq2seq": ("source", "target"),
+}
+"""Task -> fields that it reads as texts, which templates may write."""
 
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  for group in (_data, _split, _windows, _targets):
+  for group in (_data, _prompt, _split, _windows, _targets):
     yield from group(c)
 
 
@@ -38,6 +55,26 @@ def _data(c):
     "config.data.labels: task='tag' has names of tags in id order, and no rules or "
     "data.label_type; give the names, or None for those of the rows",
   )
+
+
+def _prompt(c):
+  d = c.data
+  read = [d.split_by, *c.evaluate.slices, d.keep or ""]  # fields that other settings name
+  read += d.labels.values() if isinstance(d.labels, dict) else ()
+  fields = [*MADE.get(c.task, ()), *re.findall(r"\w+", " ".join(map(str, read)))]
+  for field, text in (d.prompt or {}).items():
+    yield (
+      c.task in MADE and field not in fields,
+      f"config.data.prompt: nothing reads the field {field!r} with task={c.task!r}"
+      f"{near(field, MADE.get(c.task, ()))}; write one of these",
+    )
+    broken = ""
+    if not text.endswith(".jinja"):
+      try:
+        prompt.template(field, text)
+      except UsageError as error:
+        broken = str(error)
+    yield broken != "", broken
 
 
 def _split(c):

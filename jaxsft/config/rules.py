@@ -4,13 +4,14 @@ import math
 import re
 
 from jaxsft.config import cleaning_rules, data_rules
-from jaxsft.config.data_rules import WRITE
+from jaxsft.config.data_rules import MADE, WRITE
 from jaxsft.metrics import generated
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
 USED_BY = {
   "data.train_on": ("chat",),
   "data.chat_template": ("chat", "classify"),
+  "data.prompt": tuple(MADE),
   "data.stratify": ("classify",),
   "data.stride": ("answer", "tag"),
   "data.mask_rate": ("masked_lm",),

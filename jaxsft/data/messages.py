@@ -5,6 +5,8 @@ from jaxsft.errors import JaxsftError
 
 ROLES = ("system", "user", "assistant", "tool")
 UNKNOWN = "\ufdd0"  # in the place of an answer; a noncharacter, which occurs in no text
+ANSWERS = {"prompt": "completion", "instruction": "output"}
+"""Field that asks -> the field of its answer, which a row to be answered may lack."""
 WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
 
 
@@ -48,8 +50,9 @@ def question(fields):
 
 def answered(fields):
   """The fields with UNKNOWN where a question has no answer."""
-  pairs = (("prompt", "completion"), ("instruction", "output"))
-  asked = [(a, b) for a, b in pairs if fields.get(a) is not None and fields.get(b) is None]
+  asked = [
+    (a, b) for a, b in ANSWERS.items() if fields.get(a) is not None and fields.get(b) is None
+  ]
   return fields | {answer: UNKNOWN for _, answer in asked}
 
 

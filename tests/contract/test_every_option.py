@@ -67,6 +67,7 @@ FLIPS = {
   "data.header": ("data", CLASSIFY, False, {"data__path": "CSV"}),
   "data.quoting": ("data", CLASSIFY, False, {"data__path": "CSV"}),
   "data.columns": ("data", CLASSIFY, {"text": "name"}, {}),
+  "data.prompt": ("data", CLASSIFY, {"text": "see: {{ text }}"}, {}),
   "data.keep": ("data", CLASSIFY, "label == 'pos' or len(text) > 30", {}),
   "data.labels": ("data", CLASSIFY, ("pos", "neg"), {}),
   "data.label_type": ("data", CLASSIFY, "number", {}),
