@@ -25,6 +25,8 @@ class Rows(NamedTuple):
   changes: tuple = ()
   """What was done to texts and rows: of data.cleaning.record.Change."""
   warnings: tuple = ()
+  formats: str = ""
+  """How the files were read: read.formats_of."""
 
 
 def text_steps(cleaning):
@@ -61,11 +63,14 @@ def read_data(data, task, key="data.path", cleaning=None):
   rows, said = kept.kept(cleaned.rows, task, cleaning, noted)
   warnings += said
   train, held_out, split = rows, [], ""
+  formats = read.formats_of(path, data.format, data.encoding)
   if data.eval_path is not None:
     other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
     found = _read(other, data, task, of_texts(cleaning), noted)
     held = clean.clean(found, **(rules | {"limit": None}))
     held_out, count = held.rows, count + held.read
+    own = read.formats_of(other, data.format, data.encoding)
+    formats += f"; held out: {own}" if own != formats else ""
     for why, n in held.left_out.items():
       left_out[why] = left_out.get(why, 0) + n
   else:
@@ -91,7 +96,7 @@ def read_data(data, task, key="data.path", cleaning=None):
     )
   left_out |= noted.left_out()
   changes, warnings = tuple(noted.changes()), tuple(warnings)
-  return Rows(train, held_out, count, left_out, split, changes, warnings)
+  return Rows(train, held_out, count, left_out, split, changes, warnings, formats)
 
 
 def _read(path, data, task, cleaning, noted, whole=False):

@@ -54,37 +54,26 @@ def added_tokens(tokenizer: Any) -> dict[str, bool]:
   return {text: added[text] for text in sorted(added, key=len, reverse=True)}
 
 
-def control_token_in(text: str, tokenizer: Any) -> str | None:
-  """The first control token in a text; None: there is none. White space is never one."""
-  found = _control_tokens(tokenizer, len(tokenizer)).search(text)
+def control_token_in(text: str, tokenizer: Any, unknown: bool = True) -> str | None:
+  """The first control token in a text; None: there is none. White space is never one.
+
+  unknown: whether the name of the unknown token is one. Where False, it still is if it is also
+  one that opens, ends, divides or hides (GPT-2's).
+  """
+  harmless = None if unknown else _harmless(tokenizer)
+  found = _control_tokens(tokenizer, len(tokenizer), harmless).search(text)
   return found and found.group()
 
 
-def refuse_control_tokens(texts: Mapping[str, str], tokenizer: Any) -> None:
-  """Raises JaxsftError where one of {what it is called: text} contains a control token.
-
-  The tokenizer would make its own token of it: "good [SEP] bad" would be read as a pair. The
-  name of the unknown token passes, unless it is also one with a meaning (GPT-2's): every word
-  that the tokenizer does not know becomes that token too, so that it says nothing more.
-  """
-  pattern = _control_tokens(tokenizer, len(tokenizer), harmless=_harmless(tokenizer))
-  for name, text in texts.items():
-    if found := pattern.search(text):
-      raise JaxsftError(
-        f"the {name} contains the control token {found.group()!r}, which the model would obey "
-        "and not read; remove it from the row, or leave the row out with config.data.keep"
-      )
-
-
 def _harmless(tokenizer):
-  """The token for what is unknown, where it stands for nothing else that is obeyed."""
-  meant = ("bos_token", "eos_token", "sep_token", "cls_token", "mask_token")
+  """The token for what is unknown, where it stands for nothing that is obeyed."""
+  obeyed = ("bos_token", "eos_token", "sep_token", "cls_token", "mask_token")
   unknown = tokenizer.unk_token
-  return None if unknown in [getattr(tokenizer, name) for name in meant] else unknown
+  return None if unknown in [getattr(tokenizer, name) for name in obeyed] else unknown
 
 
 @functools.lru_cache(maxsize=8)
-def _control_tokens(tokenizer, size, harmless=None):
+def _control_tokens(tokenizer, size, harmless):
   """Pattern of those of a tokenizer with `size` tokens (in the key: they can be added).
 
   harmless: a token that is left out.

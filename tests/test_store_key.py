@@ -36,6 +36,7 @@ OTHER = {
   "threshold": 0.7,
   "temperature": 2.0,
   "pairs": True,
+  "text_steps": ("lower",),
   "instruction": "say: ",
   "max_target_length": 5,
   "languages": ("en", "de"),

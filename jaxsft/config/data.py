@@ -20,8 +20,8 @@ class Data:
     "parallel", "tfrecord", "tfds",
   ] = "auto"  # fmt: skip
   """File format; auto goes by the suffix (in front of .gz, .bz2, .xz or .zst, if the file is
-  compressed), by the braces of parallel text, and tells SQuAD's form of .json from a list of
-  rows."""
+  compressed), by the braces of parallel text, and by the content tells a JSON list from an
+  object a line, whichever of the two the name says, and SQuAD's form from a list of rows."""
   encoding: str = "utf-8"
   """Text encoding of the files; a byte that does not decode is an error with its line."""
   header: bool | None = None

@@ -27,6 +27,8 @@ class Rows:
   """What was held out by what."""
   changes: Sequence[Any] = ()
   """What was done to rows, counted, with samples: data.cleaning.record.Change."""
+  formats: str = ""
+  """How the files were read."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Audit:
     rows = self.rows
     lines = [f"rows       {rows.read:,} read, {rows.kept:,} kept"]
     lines += [f"           {n:,} left out: {why}" for why, n in rows.left_out.items()]
+    lines += [f"format     {rows.formats}"] if rows.formats else []
     lines += [f"split      {rows.split}"] if rows.split else []
     lines += [f"cleaning   {change.line()}" for change in rows.changes]
     for name, found in self.sets.items():

@@ -64,6 +64,20 @@ def refuse(text, tokenizer):
     )
 
 
+def refuse_in_read(texts, tokenizer):
+  """Raises JaxsftError where one of {field: text}, which are read and not learnt, has one.
+
+  The tokenizer would make its own token of it: "good [SEP] bad" would be read as a pair. The
+  name of the unknown token passes: every word that the tokenizer does not know becomes it too.
+  """
+  for name, text in texts.items():
+    if found := tokenizer_lib.control_token_in(text, tokenizer, unknown=False):
+      raise JaxsftError(
+        f"the {name} contains the control token {found!r}, which the model would obey and not "
+        "read; remove it from the row, or leave the row out with config.data.keep"
+      )
+
+
 def refuse_in_messages(messages, tools, tokenizer):
   """Raises JaxsftError if a text in the messages, or in what describes tools, contains one."""
   said = [(f"messages[{i}]: the {m['role']}'s text", m) for i, m in enumerate(messages)]

@@ -13,7 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxsft.data import arrow, conll, formats, mapping, parallel, records, squad, streams
+from jaxsft.data import (
+  arrow,
+  conll,
+  detect,
+  formats,
+  mapping,
+  parallel,
+  records,
+  squad,
+  streams,
+)
 from jaxsft.data.nearest import near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -118,7 +128,7 @@ def read_rows(
     ) from None
   sources = []
   for file, short in _files(name, format):
-    kind = _format_of(file, format)
+    kind, _ = _format_of(file, format, encoding)
     read = _reader(kind, file, encoding, header, quoting, columns)
     sources.append(Source(file, short, read, {} if kind == "conll" else columns))
   return _rows(sources, id)
@@ -134,6 +144,15 @@ def files_of(path: str | Path, format: str) -> list[str]:
     sides = parallel.braced(file) and not os.path.isfile(file)
     found += parallel.files(file).values() if sides else [file]
   return found
+
+
+def formats_of(path: str | Path, format: str, encoding: str) -> str:
+  """How `read_rows` reads the files of a path, as the report says it: "jsonl (2 files)"."""
+  name = str(path)
+  if name.startswith("tfds:"):
+    return "tfds"
+  files = [file for file, _ in _files(name, format)]
+  return detect.said([(file, *_format_of(file, format, encoding)) for file in files])
 
 
 def _rows(sources: list[Source], id: str | None) -> Iterator[Row]:
@@ -220,18 +239,21 @@ def _files(name: str, format: str) -> list[tuple[str, str]]:
   return [(file, os.path.relpath(file, root or ".")) for file in found]
 
 
-def _format_of(file: str, format: str) -> str:
+def _format_of(file: str, format: str, encoding: str) -> tuple[str, str]:
+  """(format of a file, the one that its name says)."""
   if format != "auto":
-    return format
+    return format, format
   if parallel.braced(file) and not os.path.isfile(file):
-    return "parallel"
+    return "parallel", "parallel"
   suffix = Path(SHARD.sub("", streams.bare(file))).suffix.lower()
   if suffix not in SUFFIXES:
     raise UsageError(
       f"data.format is 'auto', but the suffix {suffix!r} of {file} does not tell a format; "
       f"set data.format to one of {', '.join(FORMATS)}"
     )
-  return SUFFIXES[suffix]
+  named = SUFFIXES[suffix]
+  json = named in ("json", "jsonl")
+  return (detect.json_kind(file, encoding, named) if json else named), named
 
 
 def _reader(kind, file, encoding, header, quoting, columns) -> Callable:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsft.data import control
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
-from jaxsft.tokenizer import refuse_control_tokens
 
 SYMBOLS = frozenset("$+<=>^`|~")  # what Unicode does not call punctuation, but BERT does
 CHINESE = (  # as BERT has them (CJK ideographs, not kana or hangul)
@@ -63,7 +63,7 @@ def read(fields: Mapping[str, Any], tokenizer: Any) -> Read:
   a control token in its text.
   """
   text, words = _given(fields)
-  refuse_control_tokens({"text": text}, tokenizer)
+  control.refuse_in_read({"text": text}, tokenizer)
   tokens = tokenizer(
     text,
     return_offsets_mapping=True,

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import squad, words
+from jaxsft.data import control, squad, words
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import answers as scoring
 from jaxsft.metrics import statistics
-from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("question", "context", "answers")
 GOLD = ("answers", "impossible")
@@ -52,7 +51,7 @@ def _encode(fields, context):
   question, passage = fields["question"], fields["context"]
   labelled = "answers" in fields
   text, spans = f"{question} | {passage}", []
-  refuse_control_tokens({"question": question, "context": passage}, context.tokenizer)
+  control.refuse_in_read({"question": question, "context": passage}, context.tokenizer)
   if labelled and fields["answers"] is None:
     raise JaxsftError(
       "answers is null, expected a list, and an empty one where the question has no answer; "

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import chat, clean, forms
+from jaxsft.data import chat, clean, control, forms
 from jaxsft.data import messages as conversations
 from jaxsft.data.read import near
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import classification, statistics
-from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("label",)  # and text or messages: `encode` says what a row lacks
 GOLD = ("label",)
@@ -68,7 +67,7 @@ def _text(fields, context):
   """(text, its tokens, note) of a text, or of a pair; tokens None: left out."""
   pair = fields.get("text_pair")
   texts = {"text": fields["text"]} | ({} if pair is None else {"text_pair": pair})
-  refuse_control_tokens(texts, context.tokenizer)
+  control.refuse_in_read(texts, context.tokenizer)
   text = fields["text"] if pair is None else f"{fields['text']} | {pair}"
   encode = lambda **cut: context.tokenizer(
     fields["text"],

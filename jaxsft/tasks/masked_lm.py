@@ -14,11 +14,10 @@ import numpy as np
 from jax import lax
 
 from jaxsft import tasks
-from jaxsft.data import scripts
+from jaxsft.data import control, scripts
 from jaxsft.errors import JaxsftError
 from jaxsft.models import heads, layers
 from jaxsft.tasks import chat
-from jaxsft.tokenizer import refuse_control_tokens
 
 FIELDS = ("text",)
 GOLD = ()
@@ -98,7 +97,7 @@ def encode(row, context):
   """
   tokenizer, text = context.tokenizer, row.fields["text"]
   try:
-    refuse_control_tokens({"text": text}, tokenizer)
+    control.refuse_in_read({"text": text}, tokenizer)
   except JaxsftError as error:
     raise JaxsftError(f"{row.where}: {error}") from error
   _, size, special = _vocabulary(tokenizer, len(tokenizer))

@@ -33,9 +33,12 @@ ROWS = [
     "expected an object",
   ),
   case(
-    "one list in a JSONL",
+    "one list where data.format says JSONL",
     "train",
-    lambda p: p.write("rows.jsonl", json.dumps([ROW, ROW])),
+    lambda p: (
+      p.write("rows.jsonl", json.dumps([ROW, ROW])),
+      p.set("data.format", "jsonl"),
+    ),
     1,
     "rows.jsonl:1",
     "set data.format to 'json'",
@@ -126,6 +129,14 @@ ROWS = [
     "7",
     "expected text",
     "data.columns",
+  ),
+  rows(
+    "a control token in a text",
+    {**ROW, "text": "good [SEP] bad"},
+    1,
+    "rows.jsonl:12",
+    "control token '[SEP]'",
+    "remove it from the row",
   ),
   rows(
     "unknown label",

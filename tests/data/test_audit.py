@@ -33,7 +33,8 @@ def plan(**changes):
 
 
 def report(train=None, held_out=None, **changes):
-  rows = audit.Rows(read=9, kept=6, left_out={"abs(rating) >= 0.5": 2, "no text": 1})
+  left_out = {"abs(rating) >= 0.5": 2, "no text": 1}
+  rows = audit.Rows(read=9, kept=6, left_out=left_out, formats="jsonl (2 files)")
   return audit.audit(rows, train or examples(), held_out, plan(), **changes)
 
 
@@ -56,6 +57,7 @@ def test_the_report_in_full():
     "9 read, 6 kept",
     "2 left out: abs(rating) >= 0.5",
     "1 left out: no text",
+    "format     jsonl (2 files)",
     "4 examples, 30 tokens (shortest 4, median 9, 90% 12, 99% 12, longest 12)",
     "10 supervised tokens (33.3%)",
     "neg 3 (75.0%), pos 1 (25.0%)",

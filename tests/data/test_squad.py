@@ -153,7 +153,7 @@ BROKEN = {
   "no qas": ('{"data": [{"paragraphs": [{"context": ""}]}]}', "[0]", "a list of qas"),
   "no paragraphs": ('{"data": [{"paragraphs": []}, {}]}', "data[1] is {}", "of paragraphs"),
   "cut off": (top(asked())[:-9], "a.json:1", "malformed JSON", "cut off"),
-  "rows a line": ('{"paragraphs": 1}\n{"paragraphs": 2}\n', "a.json:2", "'jsonl'"),
+  "two objects": ('{"paragraphs": 1} {"paragraphs": 2}\n', "a.json:1", "'jsonl'"),
   "other keys": ('{"paragraphs": [], "paragraphs": []}', "'paragraphs' stands twice"),
   "half a character": (top(asked("q\ud83d")), "half a character", "question 'q"),
   "no question": ('{"data": [{"paragraphs": []}]}', "a.json holds no rows"),

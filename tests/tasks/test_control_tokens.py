@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxsft import encoding, predict, tasks, tokenizer
-from jaxsft.data import store
+from jaxsft import encoding, predict, tasks
+from jaxsft.data import control, store
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError
 from tests import tiny
@@ -69,9 +69,9 @@ def test_an_unknown_token_that_means_more_is_refused():
   words = questions.make("plain")
   words.unk_token = words.eos_token
   with pytest.raises(JaxsftError, match=f"'{words.eos_token}'"):
-    tokenizer.refuse_control_tokens({"text": f"a{words.eos_token}"}, words)
+    control.refuse_in_read({"text": f"a{words.eos_token}"}, words)
   words.unk_token = "<unk>"
-  tokenizer.refuse_control_tokens({"text": "a<unk>"}, words)
+  control.refuse_in_read({"text": "a<unk>"}, words)
 
 
 @pytest.mark.parametrize(("task", "name"), PLACES)
