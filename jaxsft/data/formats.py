@@ -222,7 +222,8 @@ def _names(values: list[str], header: bool, where: str) -> list[str]:
 
 
 def shown(value: Any) -> str:
-  """A value as a sentence quotes it: at most 60 characters."""
+  """A value as a sentence quotes it: at most 60 characters, on one line."""
   text = value if isinstance(value, str) else repr(value)
   text = text.strip()
-  return text if len(text) <= 60 else f"{text[:60]}…"
+  text = text if len(text) <= 60 else f"{text[:60]}…"
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
