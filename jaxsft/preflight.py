@@ -62,4 +62,8 @@ def _with_notes(prepared):
   if prepared.task.HEAD == "masked_lm":
     unit = "words" if context.whole_words else "supervised tokens"
     notes.append(f"every update hides {context.mask_rate:.3g} of its {unit}, others each time")
+  if prepared.task.HEAD == "lm" and not prepared.task.SOURCE and context.train_on == "each":
+    found = prepared.train.store
+    rows = len(set(found.values["row"].tolist()))
+    notes.append(f"{rows:,} rows unrolled into {len(found):,} examples, one of every answer")
   return summary | {"notes": (*summary.get("notes", ()), *notes)}

@@ -97,6 +97,8 @@ def make_context(config, base, names):
     threshold=labels.thresholds(config.evaluate.threshold, names),
     chat_template=template,
     train_on=data.train_on,
+    train_on_tools=data.train_on_tools,
+    control_tokens=data.control_tokens,
     mask_rate=data.mask_rate,
     whole_words=data.whole_words,
     stride=data.stride,

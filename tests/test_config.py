@@ -101,6 +101,18 @@ BAD = [
     {"task": "tag", "data.stride": "64"},
     "stride: is 64, which has no effect with data.too_long",
   ),
+  (
+    {"task": "chat", "data.stride": "64", "data.too_long": "turns"},
+    "stride: is 64, which has no effect with data.too_long",
+  ),
+  ({"task": "classify", "data.too_long": "windows"}, "'windows' is for task='tag' and 'chat'"),
+  ({"task": "tag", "data.too_long": "turns"}, "'turns' divides conversations of task='chat'"),
+  (
+    {"task": "chat", "data.too_long": "turns", "data.train_on": "each"},
+    "'turns' leaves nothing to learn in all parts but the last with data.train_on='each'",
+  ),
+  ({"task": "tag", "data.train_on_tools": "false"}, "data.train_on_tools: has no effect"),
+  ({"task": "seq2seq", "data.control_tokens": "escape"}, "control_tokens: has no effect"),
   ({"task": "tag", "data.chat_template": "x"}, "config.data.chat_template: has no effect"),
   ({"task": "tag", "loss.chunk": "64"}, "config.loss.chunk: has no effect with task='tag'"),
   ({"evaluate.n_best": "5"}, "config.evaluate.n_best: has no effect with task='classify'"),

@@ -73,16 +73,18 @@ class Data:
   """Use only the first rows (after `keep`), for a quick look; None: all."""
   max_length: int | Literal["auto"] = "auto"
   """Longest example in tokens; auto: the longest found, up to the model's limit."""
-  too_long: Literal["error", "drop", "truncate", "windows"] = "error"
+  too_long: Literal["error", "drop", "truncate", "windows", "turns"] = "error"
   """What happens to longer examples; drops and cuts are counted and shown. Answers are never
-  cut: `truncate` removes the oldest turns of a chat; plain text and the source of seq2seq lose
-  their end; masked_lm makes windows of it, and tag with `windows`."""
+  cut: `truncate` removes the oldest turns of a chat, `turns` divides it in front of questions
+  (its system message stands before each part); plain text and the source of seq2seq lose their
+  end; masked_lm makes windows of it, and tag and the plain text of chat with `windows`."""
   mask_rate: float = 0.15
   """masked_lm: share of the tokens, or words, that are hidden, drawn anew at every update."""
   whole_words: bool = False
   """masked_lm: hide whole words, never a part of one."""
   stride: int = 128
-  """answer, tag: tokens that neighbouring windows of a text longer than max_length share."""
+  """answer, tag, chat: tokens that neighbouring windows of a text longer than max_length
+  share; those of plain text are learnt once, and only read in the second window."""
   packing: Literal["auto", "pack", "buckets", "none"] = "auto"
   """Several examples a row, kept apart by segments (auto); rows of similar length; or one
   example a row, padded to the longest of the batch."""
@@ -95,8 +97,16 @@ class Data:
   max_target_length: int | Literal["auto"] = "auto"
   """seq2seq: longest target in tokens, as `max_length` is for sources; longer ones are never
   cut but left out and counted, or an error, by `too_long`."""
-  train_on: Literal["all", "last"] = "all"
-  """chat: supervise every assistant turn, or the last one only."""
+  train_on: Literal["all", "last", "each"] = "all"
+  """chat: supervise every assistant turn, or the last one only; or make an example of each,
+  with the turns before it as the template writes them there (some, as Qwen 3's, rewrite them
+  later)."""
+  train_on_tools: bool = True
+  """chat: supervise assistant turns that only call tools, unless they say so themselves; what
+  tools return and what the system says is never learnt."""
+  control_tokens: Literal["refuse", "escape"] = "refuse"
+  """chat: texts with a control token, such as <|im_end|>, are an error; or it is kept as text
+  that ends or opens nothing: tokens of its letters."""
   chat_template: str | None = None
   """chat: Jinja text or path of a .jinja file that replaces the tokenizer's own template."""
   prefetch: int = 4

@@ -141,14 +141,24 @@ def _windows(c):
     "long texts in windows and leaves nothing out; set 'error'",
   )
   yield (
-    c.task == "tag" and d.too_long != "windows" and d.stride != type(d)().stride,
+    c.task in ("chat", "tag") and d.too_long != "windows" and d.stride != type(d)().stride,
     f"config.data.stride: is {d.stride}, which has no effect with data.too_long="
     f"{d.too_long!r}; set that to 'windows'",
   )
   yield (
-    c.task != "tag" and d.too_long == "windows",
-    f"config.data.too_long: 'windows' is for task='tag', not {c.task!r}; set 'error', 'drop' "
-    "or 'truncate'",
+    c.task not in ("chat", "tag") and d.too_long == "windows",
+    f"config.data.too_long: 'windows' is for task='tag' and 'chat', not {c.task!r}; set "
+    "'error', 'drop' or 'truncate'",
+  )
+  yield (
+    c.task != "chat" and d.too_long == "turns",
+    f"config.data.too_long: 'turns' divides conversations of task='chat', not {c.task!r}; set "
+    "'error', 'drop' or 'truncate'",
+  )
+  yield (
+    d.too_long == "turns" and d.train_on != "all",
+    f"config.data.too_long: 'turns' leaves nothing to learn in all parts but the last with "
+    f"data.train_on={d.train_on!r}; set 'truncate', which keeps that part",
   )
 
 

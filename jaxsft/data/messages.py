@@ -1,5 +1,7 @@
 """Rows to conversations: lists of checked messages that say which of them train."""
 
+import itertools
+
 from jaxsft.data import forms
 from jaxsft.errors import JaxsftError
 
@@ -10,13 +12,14 @@ ANSWERS = {"prompt": "completion", "instruction": "output"}
 WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
 
 
-def conversation(fields, train_on="all"):
+def conversation(fields, train_on="all", on_tools=True):
   """Checked messages of a row, each with a boolean "train" (only answers can train).
 
-  fields: one of the forms of `forms` but text. train_on: "all" answers or the "last" one. A
-  message's own "train": false takes it out, and so does a "weight" or "loss_weight" of 0.
+  fields: one of the forms of `forms` but text. train_on: "all" answers (as "each" has them) or
+  the "last" one. A message's own "train": false takes it out, and so does a "weight" or
+  "loss_weight" of 0; on_tools=False those that only call tools and do not say that they train.
   """
-  messages = checked(fields)
+  messages = checked(fields, on_tools)
   if not any(message["role"] == "assistant" for message in messages):
     raise JaxsftError(
       "no message has the role 'assistant', so there is nothing to train on; add the "
@@ -25,8 +28,9 @@ def conversation(fields, train_on="all"):
   trained = [index for index, message in enumerate(messages) if message["train"]]
   if not trained:
     raise JaxsftError(
-      "every assistant message has 'train': false, so there is nothing to train on; set "
-      "one to true or remove the row"
+      "every assistant message has 'train': false"
+      + ", or calls tools, which config.data.train_on_tools leaves out" * (not on_tools)
+      + ", so there is nothing to train on; set one to true or remove the row"
     )
   if train_on == "last":
     trained = trained[-1:]
@@ -56,9 +60,9 @@ def answered(fields):
   return fields | {answer: UNKNOWN for _, answer in asked}
 
 
-def checked(fields):
+def checked(fields, on_tools=True):
   """The messages of a row in any form but text, each with a boolean "train"."""
-  messages = [_message(here, message) for here, message in forms.turns(fields)]
+  messages = [_message(here, message, on_tools) for here, message in forms.turns(fields)]
   return _with_system(forms.system(fields), messages)
 
 
@@ -76,7 +80,7 @@ def _with_system(system, messages):
   return messages
 
 
-def _message(here, message):
+def _message(here, message, on_tools):
   """A message without empty keys, with a boolean "train"."""
   if not isinstance(message, dict):
     raise JaxsftError(f"{here} is {forms.shown(message)}, expected {{'role', 'content'}}")
@@ -93,7 +97,7 @@ def _message(here, message):
     raise JaxsftError(
       f"{here}: the assistant's content is empty; write the answer or remove the row"
     )
-  train = _train(here, message)
+  train = _train(here, message, on_tools or bool(content.strip()))
   rest = {key: value for key, value in message.items() if key not in WEIGHTS}
   return rest | {"content": content, "train": train}
 
@@ -118,8 +122,11 @@ def _text(here, content):
   return "".join(texts)
 
 
-def _train(here, message):
-  """Whether a message trains, by whichever key says it."""
+def _train(here, message, answers):
+  """Whether a message trains, by whichever key says it.
+
+  answers: whether the assistant's message does if no key says so.
+  """
   role, said = message["role"], {}
   for key in WEIGHTS:
     if key in message:
@@ -128,7 +135,7 @@ def _train(here, message):
         raise JaxsftError(
           f"{here}: {key!r} is {message[key]!r}, expected 0 or 1: a message trains or does not"
         )
-  train = message.get("train", next(iter(said.values()), role == "assistant"))
+  train = message.get("train", next(iter(said.values()), role == "assistant" and answers))
   if not isinstance(train, bool) or (train and role != "assistant"):
     raise JaxsftError(
       f"{here}: {next(iter(said), 'train')!r} is {train!r} for the role {role!r}; expected "
@@ -147,10 +154,24 @@ def shorter(messages):
   System messages at the start stay; every cut is in front of a user message, so that no
   answer loses its question. Stops where nothing would be left to train on.
   """
-  lead = 0
-  while lead < len(messages) and messages[lead]["role"] == "system":
-    lead += 1
+  lead = _lead(messages)
   for cut in range(lead + 1, len(messages)):
     rest = messages[cut:]
     if rest[0]["role"] == "user" and any(message["train"] for message in rest):
       yield messages[:lead] + rest
+
+
+def exchanges(messages):
+  """(system messages at the start, [the messages from each question to the next])."""
+  lead = _lead(messages)
+  cuts = [i for i in range(lead + 1, len(messages)) if messages[i]["role"] == "user"]
+  pairs = itertools.pairwise([lead, *cuts, len(messages)])
+  return messages[:lead], [messages[a:b] for a, b in pairs if a < b]
+
+
+def _lead(messages):
+  """How many system messages stand at the start."""
+  lead = 0
+  while lead < len(messages) and messages[lead]["role"] == "system":
+    lead += 1
+  return lead

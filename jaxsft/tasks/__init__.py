@@ -45,7 +45,7 @@ class Context:
   max_length: int
   """Longest example in tokens."""
   too_long: str = "error"
-  """"error", "drop" or "truncate"."""
+  """As config.data.too_long."""
   labels: tuple[str, ...] = ()
   """Label names in id order; () where the task has none."""
   label_type: str = "single"
@@ -53,7 +53,11 @@ class Context:
   chat_template: str | None = None
   """Jinja text that replaces the tokenizer's own template."""
   train_on: str = "all"
-  """"all" assistant turns or only the "last"."""
+  """"all" assistant turns, only the "last", or "each" in an example of its own."""
+  train_on_tools: bool = True
+  """Whether assistant turns that only call tools train."""
+  control_tokens: str = "refuse"
+  """"refuse" rows with control tokens, or "escape" these."""
   stride: int = 0
   """Tokens that neighbouring windows of a text longer than `max_length` share."""
   max_answer_length: int = 30

@@ -4,13 +4,14 @@ Rows have one of the forms of `data.forms`; plain text is learnt from its first 
 token. The targets are shifted here and nowhere else.
 """
 
+import functools
 import itertools
 import math
 
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import chat, forms
+from jaxsft.data import chat, forms, words
 from jaxsft.data import messages as conversations
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import generated, statistics
@@ -27,7 +28,7 @@ DEFAULT_METRIC = "loss"
 
 
 def encode(row, context):
-  """Encoded example of one conversation, with inputs, targets and weights born together:
+  """Encoded examples of one row, with inputs, targets and weights born together:
 
      text      <user> Hi <end> <assistant> Yes . <end>
      tokens      10   11   2       12      13  4   2      supervised: 13 4 2
@@ -35,56 +36,161 @@ def encode(row, context):
      targets     11    2  12       13       4  2          [T] int32
      weights      0    0   0        1       1  1          [T] float32
 
-  What is longer than context.max_length (T counts) is an error, left out, or loses its
-  oldest exchanges, by context.too_long; an answer is never cut, a plain text loses its end.
+  One, or one of each answer (context.train_on "each"). What is longer than context.max_length
+  (T counts) is an error, left out, loses its oldest exchanges or is divided between them, by
+  context.too_long; an answer is never cut. A plain text loses its end or is read in windows.
   Raises JaxsftError with the row's place for what cannot be trained on.
   """
   try:
-    return _encode(row, context)
+    return _encode(row.fields, context)
   except JaxsftError as error:
     raise JaxsftError(f"{row.where}: {error}") from error
 
 
-def _encode(row, context):
-  plain = forms.form(row.fields) == "text"
-  versions = (_texts if plain else _conversations)(row.fields, context)
-  (rendered, tokens), note = next(versions), None
-  length = len(tokens.ids) - 1
-  if length > context.max_length and context.too_long == "error":
-    raise JaxsftError(
-      f"{length} tokens, the limit is {context.max_length}; raise config.data.max_length, "
-      "or set config.data.too_long to 'truncate' or 'drop'"
-    )
-  if length > context.max_length and context.too_long == "truncate":
-    note = "truncated"
-    for version in versions:
-      rendered, tokens = version
-      if len(tokens.ids) - 1 <= context.max_length:
-        break
+def _encode(fields, context):
+  made = _of_text if forms.form(fields) == "text" else _of_conversation
+  parts, examples, note = made(fields, context)
+  rendered = parts[0][0]
+  if any(part.hidden for part, _ in parts):
+    note = f"{note}, with control tokens escaped" if note else "with control tokens escaped"
+  stop_ids = frozenset().union(*(tokens.stop_ids for _, tokens in parts)) if examples else ()
   spans = [(start, end) for start, end, _ in rendered.spans]
-  if len(tokens.ids) - 1 > context.max_length:
-    return tasks.Encoded((), "dropped: too long", rendered.text, spans, frozenset())
-  example = {
+  return tasks.Encoded(tuple(examples), note, rendered.text, spans, frozenset(stop_ids))
+
+
+def _of_conversation(fields, context):
+  """([(Rendered, Tokens)], their examples, note) of a row's conversation.
+
+  Of one that is dropped the first part is what is shown of it.
+  """
+  messages = conversations.conversation(fields, context.train_on, context.train_on_tools)
+  whole, tools = [messages], forms.tools(fields)
+  make = functools.partial(_tokenized, tools=tools, context=context)
+  if context.train_on == "each":
+    trained = [i for i, message in enumerate(messages) if message["train"]]
+    whole = [_alone(messages[: i + 1]) for i in trained]
+  parts, cut, lost = [], False, 0
+  for one in whole:
+    kept, left_out = _fitting(one, make, context)
+    cut |= bool(kept) and not kept[0][2]
+    lost += left_out
+    parts += [part[:2] for part in kept]
+  if not parts:
+    return [make(whole[0])], [], "dropped: too long"
+  note = (
+    {"truncate": "truncated", "turns": "divided by turns"}[context.too_long] if cut else None
+  )
+  if lost:
+    what = "answers" if context.train_on == "each" else "exchanges"
+    note = f"truncated: without {lost} {what} that are too long" + f", {note}" * bool(note)
+  return parts, [_example(tokens) for _, tokens in parts], note
+
+
+def _alone(messages):
+  """The messages of which only the last trains."""
+  return [message | {"train": message is messages[-1]} for message in messages]
+
+
+def _tokenized(messages, tools, context):
+  """(Rendered, Tokens)."""
+  tokenizer, template = context.tokenizer, context.chat_template
+  escape = context.control_tokens == "escape"
+  rendered = chat.render(messages, tokenizer, template, tools, escape=escape)
+  return rendered, chat.tokenize(rendered, tokenizer, template)
+
+
+def _fitting(messages, make, context):
+  """([(Rendered, Tokens, whether it is all)] of a conversation that fit, how much is left out).
+
+  make: function of messages -> (Rendered, Tokens).
+  """
+  made = make(messages)
+  if _fits(made, context):
+    return [(*made, True)], 0
+  if context.too_long == "error":
+    _refuse_length(made[1], context, "'truncate', 'turns' or 'drop'")
+  if context.too_long == "windows":
+    _refuse_length(made[1], context, "'turns': windows are of plain text, not of conversations")
+  if context.too_long == "turns":
+    parts, lost = _by_turns(messages, make, context)
+    return [(*part, False) for part in parts], lost
+  shorter = conversations.shorter(messages) if context.too_long == "truncate" else ()
+  for rest in shorter:
+    made = make(rest)
+    if _fits(made, context):
+      return [(*made, False)], 0
+  return [], 1
+
+
+def _by_turns(messages, make, context):
+  """([(Rendered, Tokens)] of parts as long as fit, exchanges that are too long alone).
+
+  Every part begins with the system messages; one without anything to learn is no part.
+  """
+  lead, rest = conversations.exchanges(messages)
+  parts, lost = [], 0
+  while rest:
+    best, taken = None, 0
+    for count in range(1, len(rest) + 1):
+      part = [*lead, *itertools.chain(*rest[:count])]
+      made = make(part)
+      if not _fits(made, context):
+        break
+      best, taken = made if any(m["train"] for m in part) else best, count
+    parts += [best] if best else []
+    lost += not taken and any(message["train"] for message in rest[0])
+    rest = rest[max(taken, 1) :]
+  return parts, lost
+
+
+def _fits(made, context):
+  return len(made[1].ids) - 1 <= context.max_length
+
+
+def _refuse_length(tokens, context, ways):
+  raise JaxsftError(
+    f"{len(tokens.ids) - 1} tokens, the limit is {context.max_length}; raise "
+    f"config.data.max_length, or set config.data.too_long to {ways}"
+  )
+
+
+def _example(tokens):
+  """The arrays of all tokens."""
+  return {
     "inputs": tokens.ids[:-1],
     "targets": tokens.ids[1:],
     "weights": tokens.supervised[1:].astype(np.float32),
   }
-  return tasks.Encoded((example,), note, rendered.text, spans, tokens.stop_ids)
 
 
-def _conversations(fields, context):
-  """(Rendered, Tokens) of the conversation, then of ever shorter ones."""
-  messages = conversations.conversation(fields, context.train_on)
-  tools, template = forms.tools(fields), context.chat_template
-  for shown in itertools.chain([messages], conversations.shorter(messages)):
-    rendered = chat.render(shown, context.tokenizer, template, tools)
-    yield rendered, chat.tokenize(rendered, context.tokenizer, template)
+def _of_text(fields, context):
+  """([(Rendered, Tokens)], its examples, note) of a plain text."""
+  text, escape = forms.text(fields), context.control_tokens == "escape"
+  made = chat.plain(text, context.tokenizer, escape=escape)
+  if _fits(made, context):
+    return [made], [_example(made[1])], None
+  if context.too_long == "drop":
+    return [made], [], "dropped: too long"
+  if context.too_long == "truncate":
+    made = chat.plain(text, context.tokenizer, context.max_length + 1, escape)
+    return [made], [_example(made[1])], "truncated"
+  if context.too_long == "windows":
+    return [made], _windows(_example(made[1]), context), "read in windows"
+  ways = "'windows', 'truncate' or 'drop'"
+  ways += ": plain text has no turns" * (context.too_long == "turns")
+  return _refuse_length(made[1], context, ways)
 
 
-def _texts(fields, context):
-  """(Rendered, Tokens) of the plain text, then of as much of it as fits."""
-  for limit in (None, context.max_length + 1):
-    yield chat.plain(forms.text(fields), context.tokenizer, limit)
+def _windows(example, context):
+  """Windows of the arrays of a text; what two share is only read in the second."""
+  count, found = len(example["inputs"]), []
+  for start, stop in words.windows(count, context.max_length, context.stride):
+    part = {name: values[start:stop] for name, values in example.items()}
+    if start:
+      part["weights"] = part["weights"].copy()
+      part["weights"][: context.stride] = 0
+    found.append(part)
+  return found
 
 
 def loss(network, params, batch, options, key=None):
@@ -224,8 +330,8 @@ def prompt(row, context):
     if messages is None:
       return None
     tools = forms.tools(conversations.answered(row.fields))
-    ids = chat.prompt_ids(messages, context.tokenizer, context.chat_template, tools)
-    return ids.tolist()
+    escape, template = context.control_tokens == "escape", context.chat_template
+    return chat.prompt_ids(messages, context.tokenizer, template, tools, escape).tolist()
   except JaxsftError as error:
     raise JaxsftError(f"{row.where}: {error}") from error
 

@@ -30,6 +30,11 @@ TEXTS = ("t5", "seq2seq")
 SCORED = {"evaluate__generate": 2, "evaluate__max_new_tokens": 4, "evaluate__every": 2}
 ANSWER = ("bert", "answer")
 ODD = {"data__path": "ODD ROWS"}  # with what cleaning leaves out or hides
+CALLING = (
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+  "{% for call in m.tool_calls or [] %}{{ call.name }}{% endfor %}<|im_end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 # key -> (look, pair, the other value, settings of both runs)
 FLIPS = {
@@ -96,6 +101,18 @@ FLIPS = {
   "data.languages": ("data", TEXTS, ("en_XX", "de_DE"), {}),
   "data.max_target_length": ("data", TEXTS, 4, {}),
   "data.train_on": ("data", CHAT, "last", {}),
+  "data.train_on_tools": (
+    "data",
+    CHAT,
+    False,
+    {"data__path": "CALLS", "data__chat_template": CALLING},
+  ),
+  "data.control_tokens": (
+    "data",
+    CHAT,
+    "escape",
+    {"data__path": "CONTROL TOKENS", "!refused": True},
+  ),
   "data.chat_template": ("data", CHAT, "TEMPLATE", {}),
   "data.prefetch": ("run", CLASSIFY, 2, {}),
   "clean.text": ("data", CLASSIFY, ("stop_words:english",), {}),
@@ -331,6 +348,17 @@ def seen(files, tmp_path_factory):
   lines = [f'{r["name"]},"{r["text"]}",{r["label"]}' for r in rows]
   csv.write_text("\n".join(["name,text,label", *lines]) + "\n")
   named = {"CSV": csv, "MODEL OF llama": files(*CHAT)[0]}
+  chats = files(*CHAT)[1].read_text().splitlines()
+  for name, key, said in (
+    ("CALLS", "tool_calls", [{"name": "look"}]),
+    ("CONTROL TOKENS", "content", "a <|im_end|> b"),
+  ):
+    named[name] = root / f"{key}.jsonl"
+    rows = [json.loads(line) for line in chats]
+    for row in rows:
+      call = {"role": "assistant", "content": "", key: said}
+      row["messages"] = [{"role": "user", "content": "so"}, call, *row["messages"]]
+    named[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
   named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))
   named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
   (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none

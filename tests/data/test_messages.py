@@ -50,6 +50,17 @@ def test_typed_parts_of_text_are_one_text():
   assert found[0]["content"] == "a b"
 
 
+def test_answers_that_only_call_tools_can_be_left_out():
+  call = {"role": "assistant", "content": " ", "tool_calls": [{"name": "f"}]}
+  says = call | {"content": "I look."}
+  messages = [USER, call, says, call | {"train": True}, call | {"weight": 1}, ANSWER]
+  assert trained(messages) == [1, 2, 3, 4, 5]
+  found = conversations.conversation({"messages": messages}, on_tools=False)
+  assert [i for i, message in enumerate(found) if message["train"]] == [2, 3, 4, 5]
+  with pytest.raises(JaxsftError, match=r"calls tools, which config.data.train_on_tools"):
+    conversations.conversation({"messages": [USER, call]}, on_tools=False)
+
+
 @pytest.mark.parametrize("key", ["weight", "loss_weight"])
 def test_weights_say_what_trains(key):
   off, on = ANSWER | {key: 0.0}, ANSWER | {key: 1}

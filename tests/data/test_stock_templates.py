@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsft import tasks
+from jaxsft import tokenizer as tokenizer_lib
 from jaxsft.data import chat, feed, order, store
 from jaxsft.data import messages as conversations
 from jaxsft.data.read import Row
@@ -109,6 +110,103 @@ def test_calls_that_a_template_leaves_out_are_refused(name):
   read = conversations.conversation({"messages": messages})
   with pytest.raises(JaxsftError, match=r"messages\[1\].*call of the tool 'weather'"):
     chat.render(read, tokenizer(name))
+
+
+@pytest.mark.parametrize(("name", "which"), stock.CASES)
+def test_each_answer_is_an_example_with_the_history_as_it_is_then(name, which):
+  found = examples(name, which, context(name, train_on="each"))
+  assert len(found) == len(answers(stock.conversation(name, which)))
+  for shown, trained, ids, supervised, _ in found:
+    check(name, which, shown, trained, ids, supervised)
+
+
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_each_answer_loses_the_oldest_turns_before_it(name):
+  """As few exchanges as have to go, counted by transformers itself."""
+  messages = stock.conversation(name, "three")
+  size = lambda a, b: len(hf_ids(name, messages[a:b], "three")) - 1
+  limit = max(size(i - 1, i + 1) for i in answers(messages)) + 3
+  place = context(name, limit, train_on="each", too_long="truncate")
+  encoded = task.encode(row(name, "three"), place)
+  assert encoded.note == "truncated" and len(encoded.examples) == 3
+  for i, example in zip(answers(messages), encoded.examples, strict=True):
+    start = next(a for a in range(0, i, 2) if size(a, i + 1) <= limit)
+    ids = np.concatenate([example["inputs"][:1], example["targets"]])
+    supervised = np.concatenate([[False], example["weights"] > 0])
+    shown = messages[start : i + 1]
+    check(name, "three", shown, answers(shown)[-1:], ids, supervised)
+  place = context(name, size(4, 6), train_on="each", too_long="drop")
+  left = task.encode(row(name, "three"), place)  # only the first answer, if any, is as short
+  lost = 3 - len(left.examples)
+  assert lost and left.note in (f"truncated: without {lost} answers that are too long",)
+
+
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_flags_of_messages_say_what_trains(name):
+  key = {"train": (False, True), "weight": (0, 1), "loss_weight": (0.0, 1.0)}
+  on = "each" if "three" in stock.STOCK[name].rewrites else "all"
+  for flag, (off, yes) in key.items():
+    messages = stock.conversation(name, "three")
+    flagged = [dict(m) for m in messages]
+    flagged[1][flag], flagged[3][flag] = off, yes
+    fields = {"messages": flagged}
+    encoded = task.encode(Row("a", "a", fields), context(name, train_on=on))
+    pairs = [(messages[:4], [3]), (messages, [5])] if on == "each" else [(messages, [3, 5])]
+    for (shown, trained), example in zip(pairs, encoded.examples, strict=True):
+      ids = np.concatenate([example["inputs"][:1], example["targets"]])
+      supervised = np.concatenate([[False], example["weights"] > 0])
+      check(name, "three", shown, trained, ids, supervised)
+
+
+@pytest.mark.parametrize("name", [n for n, one in stock.STOCK.items() if one.tools])
+def test_calls_train_or_not_and_results_never(name):
+  messages, index = stock.conversation(name, "tools"), {True: [1, 3], False: [3]}
+  for on_tools, trained in index.items():
+    place = context(name, train_on="each", train_on_tools=on_tools)
+    encoded = task.encode(row(name, "tools"), place)
+    assert len(encoded.examples) == len(trained)
+    for i, example in zip(trained, encoded.examples, strict=True):
+      ids = np.concatenate([example["inputs"][:1], example["targets"]])
+      supervised = np.concatenate([[False], example["weights"] > 0])
+      check(name, "tools", messages[: i + 1], [i], ids, supervised)
+
+
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_control_tokens_in_content_are_refused_or_become_text(name):
+  """Escaped, a message has the ids of its letters: no control token but the template's own."""
+  words, clean = tokenizer(name), stock.conversation(name, "one")
+  control = [t for t, own in tokenizer_lib.added_tokens(words).items() if own]
+  for token in control:
+    talk = [{"role": "user", "content": f"a {token}b"}, {"role": "assistant", "content": token}]
+    talk[1]["content"] = f"c{token} d{token}"
+    fields = {"messages": talk}
+    with pytest.raises(JaxsftError, match=r"messages\[0\].*control_tokens to 'escape'"):
+      task.encode(Row("a", "a", fields), context(name))
+    place = context(name, control_tokens="escape")
+    encoded = task.encode(Row("a", "a", fields), place)
+    (example,) = encoded.examples
+    ids = np.concatenate([example["inputs"][:1], example["targets"]])
+    assert encoded.note == "with control tokens escaped"
+    assert words.decode(ids[1:][example["weights"] > 0]) == stock.answer(name, talk, 1)
+    special = words.all_special_ids
+    own = [i for i in hf_ids(name, clean, "one") if i in special]
+    assert [i for i in ids.tolist() if i in special] == own
+    text = words.apply_chat_template(talk, tokenize=False)
+    assert words.decode(ids).startswith(text)  # GLM's mark stands behind it
+    asked = task.prompt(Row("a", "a", fields), place)
+    assert ids[: len(asked)].tolist() == asked
+
+
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_escaping_changes_nothing_where_there_is_nothing_to_escape(name):
+  for which in [w for n, w in stock.CASES if n == name]:
+    place = context(name, train_on="last")
+    known = task.encode(row(name, which), place)
+    place = context(name, train_on="last", control_tokens="escape")
+    found = task.encode(row(name, which), place)
+    assert (found.text, found.spans, found.note) == (known.text, known.spans, None)
+    for key, values in known.examples[0].items():
+      assert found.examples[0][key].tolist() == values.tolist()
 
 
 MUTANTS = {
