@@ -242,6 +242,19 @@ def test_a_chat_model_reads_as_far_as_its_positions_reach(tmp_path):
   assert pretrained.load(tmp_path / "saved").context.max_length == 512
 
 
+def test_a_config_says_that_control_tokens_are_text(tmp_path):
+  path = tiny.checkpoint(tmp_path / "llama", "llama")
+  model, rows = pretrained.load(path), tmp_path / "rows.jsonl"
+  asks = [{"messages": [{"role": "user", "content": "a <|im_end|> b"}]}]
+  with pytest.raises(JaxsftError, match=r"row 0: .*control_tokens to 'escape'"):
+    predict.predict(model, asks, max_new_tokens=1)
+  made = tiny.config("llama", "chat", path, rows, data__control_tokens="escape")
+  assert predict._as_config_says(model, made).predict(asks, max_new_tokens=1)[0].keys() <= {
+    "text",
+    "cut",
+  }
+
+
 def test_a_model_of_pairs_is_not_asked_about_single_texts(classifier, tmp_path):
   model = pretrained.load(classifier)
   context = dataclasses.replace(model.context, pairs=True)

@@ -354,11 +354,11 @@ def seen(files, tmp_path_factory):
     ("CONTROL TOKENS", "content", "a <|im_end|> b"),
   ):
     named[name] = root / f"{key}.jsonl"
-    rows = [json.loads(line) for line in chats]
-    for row in rows:
+    talks = [json.loads(line) for line in chats]
+    for row in talks:
       call = {"role": "assistant", "content": "", key: said}
       row["messages"] = [{"role": "user", "content": "so"}, call, *row["messages"]]
-    named[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named[name].write_text("".join(json.dumps(row) + "\n" for row in talks))
   named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))
   named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
   (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none
