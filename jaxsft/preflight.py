@@ -26,7 +26,7 @@ def report(prepared, config, shapes, chosen, schedule):
     prepared.rows.left_out,
     prepared.rows.split,
     prepared.rows.changes,
-    prepared.rows.formats,
+    prepared.rows.sources,
   )
   leaves = tuple(
     audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))

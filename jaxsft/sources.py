@@ -1,11 +1,12 @@
 """From the config's data keys to the user's rows: read, cleaned, and split."""
 
+import collections
 import dataclasses
 from typing import NamedTuple
 
 from jaxsft import tasks
 from jaxsft.config.cleaning import Clean
-from jaxsft.data import clean, fetch, prompt, read
+from jaxsft.data import audit, clean, fetch, forms, prompt, read
 from jaxsft.data import split as splits
 from jaxsft.data.cleaning import benchmarks, fields, kept, overlap, record, text
 from jaxsft.errors import JaxsftError
@@ -25,8 +26,7 @@ class Rows(NamedTuple):
   changes: tuple = ()
   """What was done to texts and rows: of data.cleaning.record.Change."""
   warnings: tuple = ()
-  formats: str = ""
-  """How the files were read: read.formats_of."""
+  sources: tuple[audit.Source, ...] = ()
 
 
 def text_steps(cleaning):
@@ -63,16 +63,15 @@ def read_data(data, task, key="data.path", cleaning=None):
   rows, said = kept.kept(cleaned.rows, task, cleaning, noted)
   warnings += said
   train, held_out, split = rows, [], ""
-  formats = read.formats_of(path, data.format, data.encoding)
+  where = [_source(key, data.path, path, data, count, rows)]
   if data.eval_path is not None:
     other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
     found = _read(other, data, task, of_texts(cleaning), noted)
     held = clean.clean(found, **(rules | {"limit": None}))
     held_out, count = held.rows, count + held.read
-    own = read.formats_of(other, data.format, data.encoding)
-    formats += f"; held out: {own}" if own != formats else ""
     for why, n in held.left_out.items():
       left_out[why] = left_out.get(why, 0) + n
+    where.append(_source("data.eval_path", data.eval_path, other, data, held.read, held.rows))
   else:
     train, held_out, split = splits.split(
       rows,
@@ -96,7 +95,7 @@ def read_data(data, task, key="data.path", cleaning=None):
     )
   left_out |= noted.left_out()
   changes, warnings = tuple(noted.changes()), tuple(warnings)
-  return Rows(train, held_out, count, left_out, split, changes, warnings, formats)
+  return Rows(train, held_out, count, left_out, split, changes, warnings, tuple(where))
 
 
 def _read(path, data, task, cleaning, noted, whole=False):
@@ -121,6 +120,13 @@ def _read(path, data, task, cleaning, noted, whole=False):
   if refused:
     rows = fields.without_private(rows, task, steps, refused, noted)
   return fields.normalised(rows, task, steps, noted) if steps else rows
+
+
+def _source(key, path, found, data, count, rows):
+  """audit.Source of the rows of a path, which was resolved to `found`."""
+  format = read.formats_of(found, data.format, data.encoding)
+  written = collections.Counter(forms.named(row.fields) for row in rows)
+  return audit.Source(key, path, str(found), format, count, dict(written))
 
 
 def called(name):

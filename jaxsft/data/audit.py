@@ -16,6 +16,28 @@ QUANTILES = {"shortest": 0, "median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1
 
 
 @dataclass(frozen=True)
+class Source:
+  """One set of rows as it was read."""
+
+  key: str
+  """The config key that names it."""
+  path: str
+  """As the config has it."""
+  found: str
+  """The file, glob or directory that was read: fetched sets lie in the cache."""
+  format: str
+  """Of read.formats_of."""
+  rows: int
+  forms: dict[str, int]
+  """How its kept rows are written -> rows."""
+
+  @property
+  def words(self) -> str:
+    forms = [f"{n:,} {form}" if len(self.forms) > 1 else form for form, n in self.forms.items()]
+    return f"{', '.join([self.format, f'{self.rows:,} rows', *forms])}"
+
+
+@dataclass(frozen=True)
 class Rows:
   """What cleaning did, before any example was encoded."""
 
@@ -27,8 +49,7 @@ class Rows:
   """What was held out by what."""
   changes: Sequence[Any] = ()
   """What was done to rows, counted, with samples: data.cleaning.record.Change."""
-  formats: str = ""
-  """How the files were read."""
+  sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +110,8 @@ class Audit:
   def lines(self) -> list[str]:
     rows = self.rows
     lines = [f"rows       {rows.read:,} read, {rows.kept:,} kept"]
+    lines += [f"           {one.key} read as: {one.words}" for one in rows.sources]
     lines += [f"           {n:,} left out: {why}" for why, n in rows.left_out.items()]
-    lines += [f"format     {rows.formats}"] if rows.formats else []
     lines += [f"split      {rows.split}"] if rows.split else []
     lines += [f"cleaning   {change.line()}" for change in rows.changes]
     for name, found in self.sets.items():

@@ -28,6 +28,9 @@ NEEDED = {
 }
 FIELDS = ("messages", "conversations", "prompt", "completion", "text")
 FIELDS += ("instruction", "input", "output", "system", "history")
+OTHER_FIELDS = ("text", "text_pair", "tokens", "source", "question", "context")
+OTHER_FIELDS += ("label", "tags", "entities", "answers", "target", "targets")
+"""What rows hold that are in none of these forms."""
 ROLES = {
   "human": "user",
   "user": "user",
@@ -74,6 +77,14 @@ def plain(fields: Mapping[str, Any]) -> bool:
 def has_turns(fields: Mapping[str, Any]) -> bool:
   """Whether a row has a form with messages."""
   return bool(_forms({name for name, value in fields.items() if value is not None}))
+
+
+def named(fields: Mapping[str, Any]) -> str:
+  """The form of a row of any task, such as "messages", or else the fields that a task knows."""
+  there = {name for name, value in fields.items() if value is not None}
+  found = _forms(there)
+  others = [name for name in OTHER_FIELDS if name in there and not (found and name == "text")]
+  return ", ".join(found + others) or "no known field"
 
 
 def _forms(there: set[str]) -> list[str]:

@@ -151,8 +151,12 @@ def formats_of(path: str | Path, format: str, encoding: str) -> str:
   name = str(path)
   if name.startswith("tfds:"):
     return "tfds"
-  files = [file for file, _ in _files(name, format)]
-  return detect.said([(file, *_format_of(file, format, encoding)) for file in files])
+  found = []
+  for file, _ in _files(name, format):
+    kind, named = _format_of(file, format, encoding)
+    told = kind == "json" and squad.is_squad(file, encoding)
+    found.append((file, "squad", "squad") if told else (file, kind, named))
+  return detect.said(found)
 
 
 def _rows(sources: list[Source], id: str | None) -> Iterator[Row]:

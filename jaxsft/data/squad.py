@@ -101,6 +101,12 @@ def json_rows(file: str, encoding: str) -> Iterator[formats.Record]:
     yield from formats.json_items(file, text)
 
 
+def is_squad(file: str, encoding: str) -> bool:
+  """Whether a `.json` file that `json_rows` read is in SQuAD's form: the other is a list."""
+  first = next((line for _, line in formats.lines(file, encoding) if line.strip()), "")
+  return first.lstrip(" \t\r\n").startswith("{")
+
+
 def _top(file: str, text: str) -> list[Any]:
   """The articles of a file."""
   try:

@@ -34,7 +34,8 @@ def plan(**changes):
 
 def report(train=None, held_out=None, **changes):
   left_out = {"abs(rating) >= 0.5": 2, "no text": 1}
-  rows = audit.Rows(read=9, kept=6, left_out=left_out, formats="jsonl (2 files)")
+  source = audit.Source("data.path", "a*", "a*", "jsonl (2 files)", 9, {"alpaca": 9})
+  rows = audit.Rows(read=9, kept=6, left_out=left_out, sources=(source,))
   return audit.audit(rows, train or examples(), held_out, plan(), **changes)
 
 
@@ -55,9 +56,9 @@ def test_the_report_in_full():
   text = "\n".join(found.lines())
   for part in (
     "9 read, 6 kept",
+    "data.path read as: jsonl (2 files), 9 rows, alpaca",
     "2 left out: abs(rating) >= 0.5",
     "1 left out: no text",
-    "format     jsonl (2 files)",
     "4 examples, 30 tokens (shortest 4, median 9, 90% 12, 99% 12, longest 12)",
     "10 supervised tokens (33.3%)",
     "neg 3 (75.0%), pos 1 (25.0%)",

@@ -74,13 +74,12 @@ def test_the_report_names_the_format(write, tmp_path, files, said):
   paths = [write(name, text) for name, text in files.items()]
   path = paths[0] if len(paths) == 1 else "*.json*"
   rows = sources.read_data(Data(path=path, split=0.0), tasks.TASKS["classify"])
-  assert rows.formats == said.format(paths[0]) and rows.read == 2 * len(files)
+  assert rows.sources[0].format == said.format(paths[0]) and rows.read == 2 * len(files)
 
 
-def test_rows_to_evaluate_on_are_named_where_theirs_is_another(write):
+def test_rows_to_evaluate_on_are_named_by_themselves(write):
   a, b = write("a.jsonl", LINES), write("b.jsonl", LIST)
-  said = lambda other: (
-    sources.read_data(Data(path=a, eval_path=other, split=0.0), tasks.TASKS["classify"]).formats
-  )
-  assert said(a) == "jsonl"
-  assert said(b) == f"jsonl; held out: json by the content of {b}, not by its name"
+  data = Data(path=a, eval_path=b, split=0.0)
+  first, second = sources.read_data(data, tasks.TASKS["classify"]).sources
+  said = f"json by the content of {b}, not by its name"
+  assert (first.format, second.format) == ("jsonl", said)
