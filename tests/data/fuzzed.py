@@ -159,8 +159,11 @@ def tfrecord(rows):
 
 full_line = lambda line: bool(line.decode().removeprefix("\ufeff").strip())
 KINDS = {
-  "jsonl": Kind("a.jsonl", objects, jsonl, lines=full_line),
-  "json": Kind("a.json", objects, lambda rows: json.dumps(rows).encode()),
+  "jsonl": Kind("a.jsonl", objects, jsonl, (("format", "jsonl"),), full_line),
+  "json": Kind(
+    "a.json", objects, lambda rows: json.dumps(rows).encode(), (("format", "json"),)
+  ),
+  "jsonl or json": Kind("a.ndjson", objects, jsonl),
   "csv": Kind("a.csv", two(text), table(",", True)),
   "tsv": Kind("a.tsv", two(cell), table("\t", True)),
   "csv, quotes are text": Kind(
