@@ -19,9 +19,11 @@ import numpy as np
 
 from jaxsft import languages, screen, tasks
 from jaxsft import tokenizer as tokenizer_lib
-from jaxsft.data import fetch, parts, store
+from jaxsft.data import fetch, forms, messages, parts, store
+from jaxsft.errors import JaxsftError
 from jaxsft.metrics import tagging
 
+EMPTY = "dropped: nothing to learn"
 SAMPLES = 3
 NOTED = 20
 """Rows that are named for each note."""
@@ -109,7 +111,7 @@ def _encoded(rows, task, context, kept):
   with screen.counting("rows tokenised", len(rows)) as show:
     if kept is None or len(rows) < MANY:
       for number, row in enumerate(rows):
-        yield task.encode(row, context)
+        yield encode_row(row, task, context)
         if number % 100 == 0:
           show(number)
       return
@@ -126,6 +128,31 @@ def _encoded(rows, task, context, kept):
           data = kept.read(k) or _encode_chunk(payload, chunk)
         yield from (_unpacked(*one) for one in parts.unpack(data))
         show(min(len(rows), (k + 1) * CHUNK))
+
+
+def encode_row(row, task, context):
+  """tasks.Encoded of a row; context.on_empty says what becomes of one with nothing to learn.
+
+  Where that is "error", the task or the report before the run refuses it.
+  """
+  if context.on_empty == "error":
+    return task.encode(row, context)
+  if _silent(row, task):
+    return tasks.Encoded((), EMPTY, "", [], frozenset())
+  encoded = task.encode(row, context)
+  examples = tuple(e for e in encoded.examples if np.any(e.get("weights", 1)))
+  note = encoded.note if examples or not encoded.examples else EMPTY
+  return encoded._replace(examples=examples, note=note)
+
+
+def _silent(row, task):
+  """Whether a row is a conversation in which no message trains."""
+  if task.HEAD != "lm" or task.SOURCE or not forms.has_turns(row.fields):
+    return False
+  try:
+    return not any(message["train"] for message in messages.checked(row.fields))
+  except JaxsftError:
+    return False  # `encode` says it with the row's place
 
 
 def _payload(task, context):
@@ -146,7 +173,7 @@ def _encode_chunk(payload, rows):
   task, context = _received(payload)
   found, samples = [], 0
   for row in rows:
-    one = task.encode(row, context)
+    one = encode_row(row, task, context)
     info = {"note": one.note, "stop_ids": sorted(one.stop_ids)}
     if one.examples and samples < SAMPLES:
       samples += 1

@@ -93,6 +93,7 @@ def make_context(config, base, names):
     tokenizer=base.tokenizer,
     max_length=base.limit if data.max_length == "auto" else data.max_length,
     too_long=data.too_long,
+    on_empty=data.on_empty,
     labels=names,
     label_type=data.label_type,
     threshold=labels.thresholds(config.evaluate.threshold, names),

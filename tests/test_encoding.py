@@ -87,6 +87,46 @@ def test_chunks_are_forgotten_when_the_store_is_whole(context, tmp_path, monkeyp
   assert json.loads((only / "key.json").read_text())["too_long"] == "drop"
 
 
+def talk(*said, train=True):
+  turns = [{"role": "user", "content": "hi"}]
+  turns += [{"role": "assistant", "content": text, "train": train} for text in said]
+  return {"messages": turns}
+
+
+def test_conversations_in_which_nothing_trains(monkeypatch):
+  """An error with their place, or left out and counted."""
+  chat = tasks.TASKS["chat"]
+  context = tasks.Context(tiny.letter_tokenizer(), 100)
+  said = [talk("yes"), talk("no", train=False), talk(), {"text": "a cat"}]
+  rows = [Row(f"r{i}", f"rows:{i}", fields) for i, fields in enumerate(said)]
+  for number, why in ((1, "'train': false"), (2, "no message has the role")):
+    with pytest.raises(JaxsftError, match=f"^rows:{number}: .*{why}"):
+      encoding.encode_row(rows[number], chat, context)
+  dropping = dataclasses.replace(context, on_empty="drop")
+  found = encoding.examples(rows, chat, dropping, store.in_memory)
+  assert found.store.ids == ["r0", "r3"] and found.counts["notes"] == {encoding.EMPTY: 2}
+  wrong = Row("w", "rows:9", {"messages": [{"role": "user", "content": 3}]})
+  with pytest.raises(JaxsftError, match=r"^rows:9: "):
+    encoding.encode_row(wrong, chat, dropping)
+
+
+def test_examples_without_weight_are_left_out_whatever_the_reason(context, monkeypatch):
+  """As when what was to be learnt is cut away."""
+  classify, few = tasks.TASKS["classify"], {"inputs": np.ones(3, np.int32)}
+  weighed = lambda *weights: few | {"weights": np.array(weights, np.float32)}
+  made = [weighed(0, 1, 0), weighed(0, 0, 0)]
+  encoded = lambda row, context: tasks.Encoded(tuple(made), "truncated", "", [], frozenset())
+  monkeypatch.setattr(classify, "encode", encoded)
+  dropping = dataclasses.replace(context, on_empty="drop")
+  (row,) = rows(1)
+  assert len(encoding.encode_row(row, classify, context).examples) == 2
+  one = encoding.encode_row(row, classify, dropping)
+  assert one.examples == (made[0],) and one.note == "truncated"
+  del made[0]
+  none = encoding.encode_row(row, classify, dropping)
+  assert none.examples == () and none.note == encoding.EMPTY
+
+
 INSTRUCTIONS = {
   "gsm8k/train.jsonl": {"prompt": "question", "completion": "answer"},
   "fastchat_sharegpt/dummy_conversation.json": None,

@@ -22,6 +22,7 @@ ROWS = [Row(f"r{i}", f"rows:{i}", {"text": "a film", "label": "a"}) for i in ran
 OTHER = {
   "max_length": 9,
   "too_long": "truncate",
+  "on_empty": "drop",
   "labels": ("a", "c"),
   "label_type": "multi",
   "chat_template": "{{ messages }}",

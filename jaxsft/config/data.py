@@ -78,6 +78,12 @@ class Data:
   cut: `truncate` removes the oldest turns of a chat, `turns` divides it in front of questions
   (its system message stands before each part); plain text and the source of seq2seq lose their
   end; masked_lm makes windows of it, and tag and the plain text of chat with `windows`."""
+  max_dropped: float = 0.01
+  """Share of a set's examples that may be left out, as too long or with nothing to learn; with
+  more, nothing runs."""
+  on_empty: Literal["error", "drop"] = "error"
+  """chat: what happens to a conversation in which no answer trains: an error, or it is left
+  out and counted, up to `max_dropped`."""
   mask_rate: float = 0.15
   """masked_lm: share of the tokens, or words, that are hidden, drawn anew at every update."""
   whole_words: bool = False

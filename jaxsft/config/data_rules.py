@@ -47,6 +47,10 @@ def _data(c):
     f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
   )
   yield (
+    not 0 <= d.max_dropped <= 1,
+    f"config.data.max_dropped: found {d.max_dropped}, expected a share from 0 to 1",
+  )
+  yield (
     not 0 < d.mask_rate < 1,
     f"config.data.mask_rate: found {d.mask_rate}, expected a share above 0 and below 1",
   )

@@ -11,6 +11,7 @@ LABELLED = ("classify", "tag")  # tasks with labels to weigh
 USED_BY = {
   "data.train_on": ("chat",),
   "data.chat_template": ("chat", "classify"),
+  "data.on_empty": ("chat",),
   "data.prompt": tuple(MADE),
   "data.stratify": ("classify",),
   "data.train_on_tools": ("chat",),

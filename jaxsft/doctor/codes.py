@@ -39,8 +39,9 @@ CODES = {
   ),
   "too-many-dropped": Code(
     "refuses",
-    "More than 1 % of a set's rows would be left out by the encoder, most often for length.",
-    "`data.max_length`, `data.too_long`, `data.keep`",
+    "More than `data.max_dropped` of a set's rows, 1 % unless it says otherwise, would be left "
+    "out by the encoder, most often for length.",
+    "`data.max_length`, `data.too_long`, `data.keep`, `data.max_dropped`",
   ),
   "nothing-supervised": Code(
     "refuses",
@@ -73,6 +74,11 @@ CODES = {
     "Evaluated rows say the same as training rows (case and spaces aside), so their numbers "
     "are too good.",
     "the files, or `data.split`",
+  ),
+  "ids-in-a-set": Code(
+    "warns",
+    "Rows of `evaluate.sets` have an id (`data.id`) that a training row has.",
+    "the files, or `data.id`",
   ),
   "near-leakage": Code(
     "warns",

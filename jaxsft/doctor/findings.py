@@ -8,8 +8,6 @@ from jaxsft.doctor import of_labels, of_plan, of_texts, parts
 from jaxsft.doctor.codes import Finding, found, some
 from jaxsft.errors import JaxsftError
 
-MAX_DROPPED = 0.01
-"""Share of a set's rows that the encoder may leave out."""
 MAX_EMPTY = 0.05
 """Share of the rows read that may have an empty field without a warning."""
 MAX_UNKNOWN = 0.01
@@ -31,10 +29,13 @@ def findings(prepared, config, described=None) -> list[Finding]:
   result = list(of_plan.check(prepared.plan, config))
   for name, part in examples.items():
     noted = part.counts["noted"]
-    result += [*dropped(name, described[name], noted), *unsupervised(name, described[name])]
+    result += dropped(name, described[name], noted, config.data.max_dropped)
+    result += unsupervised(name, described[name])
     result += cut(name, described[name], noted)
   if "held out" in described:
     result += overlap(described["train"], described["held out"])
+  if config.data.id is not None:
+    result += shared_ids(described["train"], prepared.sets)
   result += [*left_out(prepared.rows), *repeated_ids(described["train"])]
   result += of_texts.check(prepared, examples, described)
   result += of_labels.check(prepared, config, described)
@@ -55,18 +56,20 @@ def refuse(found):
       raise JaxsftError(one.text)
 
 
-def dropped(name, examples, noted):
-  """Rows that the encoder left out; noted: {note: ids of the first rows}."""
+def dropped(name, examples, noted, most):
+  """Rows that the encoder left out; noted: {note: ids of the first rows}. most: the share of
+  all that may be.
+  """
   count = sum(examples.dropped.values())
   total = count + len(examples.ids)
   reasons = ", ".join(f"{n} {why}" for why, n in examples.dropped.items()) or "none"
   rows = [id for why in examples.dropped for id in noted.get(why, ())]
-  if count > MAX_DROPPED * total:
+  if count > most * total:
     yield found(
       "too-many-dropped",
       f"{count} of {total} {name} examples ({count / total:.1%}) would be dropped: {reasons}; "
-      f"at most {MAX_DROPPED:.1%} may be. Raise data.max_length, set "
-      'data.too_long="truncate", or leave such rows out with data.keep',
+      f"at most {most:.1%} may be (data.max_dropped). Raise data.max_length, set "
+      'data.too_long="truncate", leave such rows out with data.keep, or raise data.max_dropped',
       rows,
     )
   elif count:
@@ -117,6 +120,23 @@ def overlap(train, held_out):
       "ids are unique, or let data.eval_path name other rows",
       both,
     )
+
+
+def shared_ids(train, sets):
+  """Ids that are trained on and stand in one of evaluate.sets; for ids that are the rows' own.
+
+  Not refused, as with held-out rows: rows of two files may be numbered alike.
+  """
+  trained = set(train.ids)
+  for name, (examples, _) in sets.items():
+    both = sorted(trained & set(examples.store.ids))
+    if both:
+      yield found(
+        "ids-in-a-set",
+        f"{len(both):,} ids of evaluate.sets[{name!r}] are trained on: {some(both)}; if they "
+        "are the same rows, their numbers will be too good: remove one of the two",
+        both,
+      )
 
 
 def repeated_ids(train):

@@ -46,6 +46,8 @@ class Context:
   """Longest example in tokens."""
   too_long: str = "error"
   """As config.data.too_long."""
+  on_empty: str = "error"
+  """"error" or "drop": what becomes of a row with nothing to learn."""
   labels: tuple[str, ...] = ()
   """Label names in id order; () where the task has none."""
   label_type: str = "single"

@@ -95,6 +95,13 @@ FLIPS = {
   "data.limit": ("data", CLASSIFY, 30, {}),
   "data.max_length": ("data", CLASSIFY, 6, {}),
   "data.too_long": ("data", CLASSIFY, "drop", {"data__max_length": 6, "!refused": True}),
+  "data.max_dropped": (
+    "run",
+    CLASSIFY,
+    1.0,
+    {"data__max_length": 6, "data__too_long": "drop", "!refused": True},
+  ),
+  "data.on_empty": ("data", CHAT, "drop", {"data__path": "SILENT", "!refused": True}),
   "data.stride": ("data", ANSWER, 4, {}),
   "data.packing": ("data", CLASSIFY, "none", {}),
   "data.instruction": ("data", TEXTS, "to german: ", {}),
@@ -363,6 +370,9 @@ def seen(files, tmp_path_factory):
   named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
   (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none
   named |= odd_rows(root, rows)
+  named["SILENT"] = silent = root / "silent.jsonl"
+  said = {"messages": [{"role": "user", "content": "a"}], "name": "silent"}
+  silent.write_text(files(*CHAT)[1].read_text() + json.dumps(said) + "\n")
   named |= {f"DATA OF {task}": files("bert", task)[1] for task in ("classify", "number")}
 
   def value(given):

@@ -1,5 +1,6 @@
 """Each finding on a mini data set that shows it, and on one that does not."""
 
+import json
 import re
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_sound_rows_have_no_finding(prepared):
 def test_every_code_is_found_by_a_test():
   elsewhere = {
     "unreadable", "nothing-supervised", "repeated-ids", "near-leakage", "near-duplicates",
-    "pad-is-eos", "label-suspects",
+    "pad-is-eos", "label-suspects", "ids-in-a-set",
   }  # fmt: skip
   assert set(CASES) | elsewhere == set(codes.CODES)
   assert {code.grade for code in codes.CODES.values()} == set(codes.GRADES)
@@ -276,13 +277,51 @@ def test_many_examples_without_supervision_are_named_in_part():
 
 def test_one_in_a_hundred_may_be_dropped():
   size = {"ids": [f"r{i}" for i in range(198)], "supervised": np.ones(198, int)}
-  (one,) = findings.dropped("train", examples(**size, dropped={"too long": 2}), {})
+  dropped = lambda examples, noted=(), most=0.01: list(
+    findings.dropped("train", examples, dict(noted), most)
+  )
+  (one,) = dropped(examples(**size, dropped={"too long": 2}))
   assert one.code == "some-dropped"  # 1 % exactly
   more = examples(**size, dropped={"too long": 2, "no answer": 1})
-  (one,) = findings.dropped("train", more, {"too long": ["x", "y"], "no answer": ["z"]})
+  noted = {"too long": ["x", "y"], "no answer": ["z"]}
+  (one,) = dropped(more, noted)
   assert one.code == "too-many-dropped" and one.rows == ("x", "y", "z")
   assert "3 of 201" in one.text and "2 too long, 1 no answer" in one.text
-  assert list(findings.dropped("train", examples(), {})) == []
+  assert "at most 1.0% may be (data.max_dropped)" in one.text
+  assert dropped(examples()) == []
+  (one,) = dropped(more, noted, 0.02)  # unless the config says otherwise
+  assert one.code == "some-dropped"
+  (one,) = dropped(examples(**size, dropped={"too long": 1}), most=0.0)
+  assert one.code == "too-many-dropped" and "at most 0.0%" in one.text
+
+
+def test_the_share_that_may_be_dropped_is_the_config_s(prepared):
+  rows = changed(sentences(), r3=LONG, r5=LONG)
+  settings = {"data__max_length": 12, "data__too_long": "drop", "data__max_dropped": 0.02}
+  found = by_code(findings.findings(*prepared("classify", rows, HELD, **settings)))
+  assert "some-dropped" in found and "too-many-dropped" not in found
+
+
+def test_rows_of_evaluate_sets_are_compared_with_those_of_training(prepared, tmp_path):
+  """By their ids, where these are the rows' own, and by their texts."""
+  lines = [{"name": f"s{i}", **row} for i, row in enumerate(sentences(9, start=900))]
+  lines[2]["name"], lines[5]["text"] = "r7", "The  THE good"  # that row, and what r0 says
+  more = tmp_path / "more.jsonl"
+  more.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  settings = {"evaluate__sets": {"more": str(more)}}
+  found = by_code(findings.findings(*prepared("classify", sentences(), HELD, **settings)))
+  said = found["ids-in-a-set"]
+  assert said.rows == ("r7",) and said.grade == "warns"
+  assert said.text.startswith("1 ids of evaluate.sets['more'] are trained on: r7; ")
+  assert found["leakage"].rows == ("s5",) and found["leakage"].grade == "warns"
+  assert "1 of 9 more rows say what a training row says: s5 as r0" in found["leakage"].text
+  # Ids that only say where a row stands are no one's own.
+  same = tmp_path / "other" / "rows.jsonl"
+  same.parent.mkdir()
+  same.write_text(more.read_text())
+  settings = {"evaluate__sets": {"more": str(same)}, "data__id": None}
+  found = by_code(findings.findings(*prepared("classify", sentences(), HELD, **settings)))
+  assert "ids-in-a-set" not in found and "leakage" in found
 
 
 def test_ids_on_both_sides():
