@@ -137,7 +137,7 @@ def encode_row(row, task, context):
   """
   if context.on_empty == "error":
     return task.encode(row, context)
-  if _silent(row, task):
+  if _silent(row, task, context):
     return tasks.Encoded((), EMPTY, "", [], frozenset())
   encoded = task.encode(row, context)
   examples = tuple(e for e in encoded.examples if np.any(e.get("weights", 1)))
@@ -145,12 +145,13 @@ def encode_row(row, task, context):
   return encoded._replace(examples=examples, note=note)
 
 
-def _silent(row, task):
+def _silent(row, task, context):
   """Whether a row is a conversation in which no message trains."""
   if task.HEAD != "lm" or task.SOURCE or not forms.has_turns(row.fields):
     return False
   try:
-    return not any(message["train"] for message in messages.checked(row.fields))
+    found = messages.checked(row.fields, context.train_on_tools)
+    return not any(message["train"] for message in found)
   except JaxsftError:
     return False  # `encode` says it with the row's place
 

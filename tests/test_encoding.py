@@ -105,6 +105,11 @@ def test_conversations_in_which_nothing_trains(monkeypatch):
   dropping = dataclasses.replace(context, on_empty="drop")
   found = encoding.examples(rows, chat, dropping, store.in_memory)
   assert found.store.ids == ["r0", "r3"] and found.counts["notes"] == {encoding.EMPTY: 2}
+  call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+  turns = [*talk()["messages"], {"role": "assistant", "tool_calls": [call]}]
+  calls = Row("c", "rows:8", {"messages": turns})
+  quiet = dataclasses.replace(dropping, train_on_tools=False)
+  assert encoding.encode_row(calls, chat, quiet).note == encoding.EMPTY
   wrong = Row("w", "rows:9", {"messages": [{"role": "user", "content": 3}]})
   with pytest.raises(JaxsftError, match=r"^rows:9: "):
     encoding.encode_row(wrong, chat, dropping)

@@ -27,6 +27,8 @@ OTHER = {
   "label_type": "multi",
   "chat_template": "{{ messages }}",
   "train_on": "last",
+  "train_on_tools": False,
+  "control_tokens": "escape",
   "stride": 3,
   "max_answer_length": 7,
   "n_best": 3,
