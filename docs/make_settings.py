@@ -46,6 +46,10 @@ def page():
       section = field.default_factory
       title = (section.__doc__ or "").strip()
       lines += ["", f"## {field.name}", "", title, "", *table(section, f"{field.name}.")]
+      for key, annotation, _, _ in documented(section):
+        if group := values.section(annotation):
+          own = f"{field.name}.{key}.NAME."
+          lines += ["", f"### {own[:-1]}", "", group.__doc__, "", *table(group, own)]
   return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ from jaxsft import (
   encoding,
   labels,
   log,
+  mixing,
   prepare,
   pretrained,
   results,
@@ -157,7 +158,7 @@ def judge(model, config, rows):
   )  # fmt: skip
   counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
   notes = {kind: why for kind, why in parts.by_kind(examples.counts["notes"]).items() if why}
-  return metrics | counted | notes, found, context
+  return metrics | counted | notes | mixing.by_part(found, task, context), found, context
 
 
 def _check_model(base, config):

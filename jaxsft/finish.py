@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import answering, evaluate, export, results, step, tasks, weights
+from jaxsft import answering, evaluate, export, mixing, results, step, tasks, weights
 from jaxsft.data import read
 from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError
@@ -34,7 +34,7 @@ def evaluate_and_keep_best(job, state, loop, done):
   with job.logger.pause():
     generates = answers_are_due(job, done)
     found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, generates)
-    further = _of_further_sets(job, params, generates)
+    further = _of_sets(job, params, found, generates)
     job.logger.evaluation(done, metrics | further)
     for note in metrics.get("notes", ()):
       job.logger.say(f"note: {note}")
@@ -101,9 +101,11 @@ def _spread(job, best):
   return {name: found[name] for name in ("intervals", "slices") if name in found}
 
 
-def _of_further_sets(job, params, generates):
-  """The numbers of evaluate.sets, with the set's name in front."""
-  numbers = {}
+def _of_sets(job, params, found, generates):
+  """The numbers of the data sets of a mixture, of the held-out rows' [tasks.Found], and of
+  evaluate.sets, with the set's name in front.
+  """
+  numbers = mixing.by_part(found, job.data.task, job.data.context)
   for name, (examples, plan) in job.data.sets.items():
     _, metrics = measure(job, params, examples, plan, generates)
     numbers |= {f"{name}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
@@ -192,7 +194,7 @@ def finish(job, state, loop, seconds):
     params = step.merge(state.trainable, state.frozen)
     with job.logger.pause():
       found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, True)
-      further = _of_further_sets(job, params, True)
+      further = _of_sets(job, params, found, True)
     best = best | {"metrics": metrics, "examples": predictions(job, found), "sets": further}
     _write_results(job, found, metrics)
   answers = show_samples(job, state, "after training")

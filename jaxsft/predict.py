@@ -1,19 +1,20 @@
 """Answers for rows without labels.
 
   python -m jaxsft.predict --model=DIR_OR_NAME --data=rows.jsonl --out=predictions.jsonl
-                           [--columns='{"text": "review"}'] [--batch_size=64]
+                           [--columns='{"text": "review"}'] [--part=NAME] [--batch_size=64]
                            [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
                            [--sha256=…] [--revision=…] [--fsdp=1] [--tensor=1]
 
 Reads what training reads: --config says how (format, columns, encoding, …), else the file's
-suffix does. Lengths, windows and what is answered "" are the config's too, where its task is
-the model's. Writes one row for each, in their order: its id, its fields, and what the model
-says of it, as JSON objects or, where --out ends with .csv or .tsv, as a table. Stopped on the
-way, the same command goes on. A row's own answer stands under "gold". A row that cannot be
-answered has an "error" instead, and is counted. --fsdp and --tensor split the weights over so
-many devices each, as config.mesh does in training; what devices are left hold copies. Where the
-model was trained on texts that config.clean changed, "read" has the fields of a row that it
-changes, and places count their characters.
+suffix does; of a mixture (data.mix) as its set --part is. Lengths, windows and what is answered
+"" are the config's too, where its task is the model's. Writes one row for each, in their order:
+its id, its fields, and what the model says of it, as JSON objects or, where --out ends with
+.csv or .tsv, as a table. Stopped on the way, the same command goes on. A row's own answer
+stands under "gold". A row that cannot be answered has an "error" instead, and is counted.
+--fsdp and --tensor split the weights over so many devices each, as config.mesh does in
+training; what devices are left hold copies. Where the model was trained on texts that
+config.clean changed, "read" has the fields of a row that it changes, and places count their
+characters.
 
 What --temperature means goes by the model. Of a classifier it divides the logits before they
 become scores (1 leaves them; an evaluation fits one); --threshold, a number or a JSON object
@@ -286,7 +287,7 @@ def _given(flags, named):
 
 def main(argv):
   known = command.MODEL | {"data": "", "out": "", "columns": None, "batch_size": 64}
-  known |= {"threshold": None} | choices.FLAGS
+  known |= {"threshold": None, "part": None} | choices.FLAGS
   config, flags = command.parse(argv, known, needs_config=False)
   start.quiet()
   start.compilation_cache()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft import encoding, labels, languages, sharding, sources, tasks
+from jaxsft import encoding, labels, languages, mixing, sharding, sources, tasks
 from jaxsft.data import order, pack
 from jaxsft.errors import UsageError
 from jaxsft.metrics import generated
@@ -28,6 +28,8 @@ class Prepared:
   eval_plan: order.Plan | None
   sets: dict[str, tuple[encoding.Examples, order.Plan]]
   """Those of evaluate.sets, with plans that meet each example once."""
+  scale: np.ndarray | None = None
+  """[N] float32, what each training example counts in the loss; None: all the same."""
 
   @property
   def evaluated(self):
@@ -56,6 +58,7 @@ def prepare(config, base, mesh):
     row_multiple=sharding.row_shards(mesh),
     epochs=config.epochs,
     steps=config.steps,
+    draw=mixing.draw(config, train, names),
   )
   eval_plan = None
   if held_out is not None:
@@ -72,7 +75,8 @@ def prepare(config, base, mesh):
   pairs = pairs and task.HEAD == "sequence"
   context = dataclasses.replace(context, class_weights=weights, pairs=pairs)
   options = tasks.options_of(task, config.loss, context)
-  return Prepared(task, context, options, rows, train, held_out, plan, eval_plan, sets)
+  scale = mixing.loss_weights(config, train)
+  return Prepared(task, context, options, rows, train, held_out, plan, eval_plan, sets, scale)
 
 
 def make_context(config, base, names):

@@ -66,6 +66,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     _curves(lines),
     _confusion(result.get("metrics") or {}),
     _types(result.get("metrics") or {}),
+    _sets(result.get("sets") or {}),
     _parts(result),
     _examples(result.get("examples") or []),
     _preflight(data),
@@ -232,6 +233,22 @@ def _parts(result):
       tables += f"<tr><td>{_text(name)}</td>{cells}</tr>\n"
     tables += "</table>\n"
   return f"<h2>Intervals and slices</h2>\n{tables}" if tables else ""
+
+
+def by_set(numbers):
+  """{"NAME/metric": value} as {NAME: {metric: value}}."""
+  found = {}
+  for name, value in numbers.items():
+    of, _, key = name.rpartition("/")
+    found.setdefault(of, {})[key] = value
+  return found
+
+
+def _sets(numbers):
+  tables = "".join(
+    f"<h3>{_text(name)}</h3>\n{_rows(found)}" for name, found in by_set(numbers).items()
+  )
+  return f"<h2>Data sets</h2>\n{tables}" if tables else ""
 
 
 def _types(metrics):

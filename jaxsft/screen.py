@@ -63,6 +63,9 @@ def closing(console: rich.console.Console, result: dict) -> None:
     _show_confusion(console, show, metrics["confusion"], metrics["labels"])
   if metrics.get("per_type"):
     _show_types(console, show, metrics["per_type"])
+  for name, found in report_lib.by_set(result.get("sets") or {}).items():
+    words = ", ".join(f"{key} {report_lib.shorten(value)}" for key, value in found.items())
+    show(f"  of {name}: {words}")
   if result.get("slices"):
     for title, found in report_lib.parts(result):
       _show_parts(console, title, found)

@@ -1,6 +1,7 @@
 """From the config's data keys to the user's rows: read, cleaned, and split."""
 
 import collections
+import contextlib
 import dataclasses
 from typing import NamedTuple
 
@@ -9,9 +10,14 @@ from jaxsft.config.cleaning import Clean
 from jaxsft.data import audit, clean, fetch, forms, prompt, read
 from jaxsft.data import split as splits
 from jaxsft.data.cleaning import benchmarks, fields, kept, overlap, record, text
-from jaxsft.errors import JaxsftError
+from jaxsft.data.nearest import near
+from jaxsft.errors import JaxsftError, UsageError
 
 PRIVATE = ("secrets", "personal")
+SHARED = ("format", "columns", "keep", "limit", "prompt")
+"""Keys of a data set of a mixture that are those of `data` where it has none."""
+OWN = ("data.path", "data.mix.")
+"""How the keys of paths of training rows begin."""
 
 
 class Rows(NamedTuple):
@@ -44,43 +50,25 @@ def of_texts(cleaning):
 def read_data(data, task, key="data.path", cleaning=None):
   """`Rows` of the config's `data` keys for a task module.
 
-  key: what names them in errors. cleaning: the config's `clean` group; None: nothing of it.
+  key: what names them in errors. cleaning: the config's `clean` group; None: nothing of it. The
+  data sets of a mixture are read and split each as if alone; what rows are compared with is
+  all of them.
   """
   cleaning = cleaning or Clean()
   noted, warnings = record.Record(), []
-  path = fetch.resolve(data.path, data.sha256 if key == "data.path" else None, key=key)
-  rules = dict(
-    keep=data.keep,
-    labels=data.labels,
-    label_type=data.label_type,
-    separator=data.label_separator,
-    limit=data.limit,
-    task_fields=task.FIELDS,
-  )
-  found = _read(path, data, task, cleaning, noted, whole=key == "data.path")
-  cleaned = clean.clean(found, **rules)
-  left_out, count = dict(cleaned.left_out), cleaned.read + sum(noted.left_out().values())
-  rows, said = kept.kept(cleaned.rows, task, cleaning, noted)
+  rows, left_out, where = _cleaned(_parts(data, key), task, cleaning, noted)
+  rows, said = kept.kept(rows, task, cleaning, noted)
   warnings += said
   train, held_out, split = rows, [], ""
-  where = [_source(key, data.path, path, data, count, rows)]
   if data.eval_path is not None:
-    other = fetch.resolve(data.eval_path, data.eval_sha256, key="data.eval_path")
-    found = _read(other, data, task, of_texts(cleaning), noted)
-    held = clean.clean(found, **(rules | {"limit": None}))
-    held_out, count = held.rows, count + held.read
-    for why, n in held.left_out.items():
+    own = {"path": data.eval_path, "sha256": data.eval_sha256, "mix": None, "limit": None}
+    other = _parts(dataclasses.replace(data, **own), "data.eval_path")
+    held_out, more, also = _cleaned(other, task, of_texts(cleaning), noted)
+    where += also
+    for why, n in more.items():
       left_out[why] = left_out.get(why, 0) + n
-    where.append(_source("data.eval_path", data.eval_path, other, data, held.read, held.rows))
   else:
-    train, held_out, split = splits.split(
-      rows,
-      share=data.split,
-      by=data.split_by,
-      stratify=data.stratify,
-      folds=data.folds,
-      fold=data.fold,
-    )
+    train, held_out, split = _split(rows, data)
   train, said = overlap.apart(train, held_out, task, cleaning, noted)
   warnings += said
   if cleaning.benchmarks:
@@ -95,13 +83,110 @@ def read_data(data, task, key="data.path", cleaning=None):
     )
   left_out |= noted.left_out()
   changes, warnings = tuple(noted.changes()), tuple(warnings)
+  count = sum(one.rows for one in where)
   return Rows(train, held_out, count, left_out, split, changes, warnings, tuple(where))
 
 
-def _read(path, data, task, cleaning, noted, whole=False):
+def as_part(data, name):
+  """The `data` keys by which a data set of a mixture is read.
+
+  name: None: none of them, rows beside the mixture. Raises UsageError for an unknown one, and
+  where the mixture does not say how such rows become what its model read.
+  """
+  mix = data.mix or {}
+  if name is None:
+    if data.prompt is None and (own := [name for name, part in mix.items() if part.prompt]):
+      raise UsageError(
+        f"--part: missing; config.data.mix.{own[0]}.prompt makes the texts of one of the data "
+        f"sets {', '.join(mix)}: say which of them --data is like, or set config.data.prompt"
+      )
+    return data
+  if name not in mix:
+    raise UsageError(f"--part={name}: config.data.mix has no such data set{near(name, mix)}")
+  part = mix[name]
+  own = {k: getattr(part, k) for k in SHARED if getattr(part, k) is not None}
+  own |= {"path": part.path, "sha256": part.sha256, "mix": None}
+  return dataclasses.replace(data, **own)
+
+
+def _parts(data, key):
+  """{name: (its `data` keys, what names its path)} of a mixture, or of one set without name."""
+  if data.mix is None:
+    return {"": (data, key)}
+  return {name: (as_part(data, name), f"data.mix.{name}.path") for name in data.mix}
+
+
+def _cleaned(parts, task, cleaning, noted):
+  """(the cleaned rows of `_parts`, {why: how many are none of them}, [audit.Source])."""
+  rows, left_out, where = [], {}, []
+  for name, (data, key) in parts.items():
+    with _naming(name):
+      path, dropped = fetch.resolve(data.path, data.sha256, key=key), _dropped(noted)
+      found = clean.clean(
+        _read(path, name, data, task, cleaning, noted, whole=key.startswith(OWN)),
+        keep=data.keep,
+        labels=data.labels,
+        label_type=data.label_type,
+        separator=data.label_separator,
+        limit=data.limit,
+        task_fields=task.FIELDS,
+      )
+      count = found.read + _dropped(noted) - dropped
+      where.append(_source(key, data.path, path, data, count, found.rows))
+    rows += found.rows
+    left_out |= {_named(why, name): n for why, n in found.left_out.items()}
+  return rows, left_out, where
+
+
+def _dropped(noted):
+  """How many rows a record.Record says were left out so far."""
+  return sum(noted.left_out().values())
+
+
+def _split(rows, data):
+  """(training rows, held-out rows, what was held out by what); each data set by its own ids."""
+  sides, said = ([], []), []
+  for name in data.mix or [""]:
+    prefix = _prefix(name)
+    own = [row._replace(id=row.id.removeprefix(prefix)) for row in rows if row.part == name]
+    with _naming(name):
+      *found, how = splits.split(
+        own,
+        share=data.split,
+        by=data.split_by,
+        stratify=data.stratify,
+        folds=data.folds,
+        fold=data.fold,
+      )
+    for side, part in zip(sides, found, strict=True):
+      side += [row._replace(id=prefix + row.id) for row in part]
+    said += [_named(how, name)] if how else []
+  return *sides, "; ".join(said)
+
+
+def _named(text, name):
+  return f"{name}: {text}" if name else text
+
+
+def _prefix(name):
+  return f"{name}/" if name else ""
+
+
+@contextlib.contextmanager
+def _naming(name):
+  """Puts the name of a data set of a mixture in front of what is wrong with it."""
+  try:
+    yield
+  except JaxsftError as error:
+    if not name:
+      raise
+    raise type(error)(f"config.data.mix.{name}: {error}") from error
+
+
+def _read(path, name, data, task, cleaning, noted, whole=False):
   """The rows of a path with their texts as templates and `cleaning` want them.
 
-  whole: of `prompt.filled`.
+  name: of a data set of a mixture, or "". whole: of `prompt.filled`.
   """
   rows = read.read_rows(
     path,
@@ -112,6 +197,7 @@ def _read(path, data, task, cleaning, noted, whole=False):
     columns=data.columns,
     id=data.id,
   )
+  rows = (row._replace(id=_prefix(name) + row.id, part=name) for row in rows)
   rows = prompt.filled(rows, prompt.templates(data.prompt), whole)
   steps, refused = text_steps(cleaning), {}
   for group in PRIVATE:
@@ -138,6 +224,7 @@ def further_sets(config):
   """{name: `Rows`, all in `train`} of evaluate.sets."""
   sets, task, cleaning = {}, tasks.TASKS[config.task], of_texts(config.clean)
   whole = dict(split=0.0, split_by=None, stratify=False, folds=None, eval_path=None, limit=None)
+  whole |= dict(mix=None, sha256=None)
   for name, path in (config.evaluate.sets or {}).items():
     other = dataclasses.replace(config.data, path=path, **whole)
     key = f"evaluate.sets[{name!r}]"

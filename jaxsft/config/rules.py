@@ -3,13 +3,14 @@
 import math
 import re
 
-from jaxsft.config import cleaning_rules, data_rules
+from jaxsft.config import cleaning_rules, data_rules, mix_rules
 from jaxsft.config.data_rules import MADE, WRITE
 from jaxsft.metrics import generated
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
 USED_BY = {
   "data.train_on": ("chat",),
+  "data.balance": ("classify",),
   "data.chat_template": ("chat", "classify"),
   "data.on_empty": ("chat",),
   "data.prompt": tuple(MADE),
@@ -44,6 +45,7 @@ def rules(c):
     _batches,
     data_rules.rules,
     cleaning_rules.rules,
+    mix_rules.rules,
     _labels,
     _training,
     _answers,
@@ -85,11 +87,16 @@ def _used(c):
 def _paths(c):
   d = c.data
   yield not c.model.path, "config.model.path: is empty; expected a checkpoint"
-  yield not d.path, "config.data.path: is empty; expected the rows to train on"
+  yield (
+    not d.path and d.mix is None,
+    "config.data.path: is empty; expected the rows to train on, or several sets in "
+    "config.data.mix",
+  )
   for key, path, sha256 in (
     ("model.sha256", c.model.path, c.model.sha256),
     ("data.sha256", d.path, d.sha256),
     ("data.eval_sha256", d.eval_path or "", d.eval_sha256),
+    *((f"data.mix.{n}.sha256", part.path, part.sha256) for n, part in (d.mix or {}).items()),
   ):
     yield (
       path.startswith("pypi:") and not sha256,

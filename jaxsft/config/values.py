@@ -1,5 +1,6 @@
 """Values of settings by their annotations: parse a command-line text, check a type."""
 
+import dataclasses
 import difflib
 import json
 import types
@@ -45,6 +46,14 @@ def _args(annotation):
   return typing.get_args(annotation)
 
 
+def section(annotation):
+  """The dataclass of the values of `dict[str, …]` (or None); None where it holds no groups."""
+  for option in options(annotation):
+    if typing.get_origin(option) is dict and dataclasses.is_dataclass(_args(option)[1]):
+      return _args(option)[1]
+  return None
+
+
 def options(annotation):
   """The alternatives of a union, or the annotation alone."""
   if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -57,6 +66,8 @@ def describe(annotation):
     return " or ".join(describe(o) for o in _args(annotation))
   if typing.get_origin(annotation) is Literal:
     return "one of " + ", ".join(map(repr, _args(annotation)))
+  if group := section(annotation):
+    return f"dict of {group.__name__}"
   return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "None")
 
 

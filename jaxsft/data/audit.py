@@ -29,7 +29,7 @@ class Source:
   """Of read.formats_of."""
   rows: int
   forms: dict[str, int]
-  """How its kept rows are written -> rows."""
+  """How its cleaned rows are written -> rows."""
 
   @property
   def words(self) -> str:
@@ -71,6 +71,8 @@ class Examples:
   """Label -> examples."""
   forms: dict[str, int] = field(default_factory=dict)
   """How conversations are written -> rows."""
+  parts: dict[str, int] = field(default_factory=dict)
+  """Data set of a mixture -> rows."""
   dropped: dict[str, int] = field(default_factory=dict)
   """Reason -> examples that the encoder left out."""
   truncated: dict[str, int] = field(default_factory=dict)
@@ -208,6 +210,7 @@ def _describe(examples: Examples) -> dict:
     "unit": examples.unit,
     "labels": dict(examples.labels),
     "forms": dict(examples.forms),
+    "parts": dict(examples.parts),
     "dropped": dict(examples.dropped),
     "truncated": dict(examples.truncated),
     "noted": dict(examples.noted),
@@ -248,6 +251,9 @@ def _set_lines(name: str, found: dict) -> list[str]:
   if found["forms"]:
     text = ", ".join(f"{n:,} {form}" for form, n in Counter(found["forms"]).most_common())
     lines.append(f"           written as: {text}")
+  if found["parts"]:
+    text = ", ".join(f"{n:,} of {name}" for name, n in found["parts"].items())
+    lines.append(f"           rows: {text}")
   for what in ("dropped", "truncated", "noted"):
     for why, n in found[what].items():
       text = why if what == "noted" or why.startswith(what) else f"{what}: {why}"
@@ -265,6 +271,14 @@ def _plan_lines(plan: dict, rates: dict[str, float | int]) -> list[str]:
     + (f" ({filled})" if filled else ""),
     f"shapes     {shapes}; one compilation each",
   ]
+  for one in plan.get("mixture", ()):
+    least, most = one["seen"]
+    times = f"{least:,}" if least == most else f"{least:,} or {most:,}"
+    lines.append(
+      f"drawn      {one['name']}: {one['an_epoch']:,} of {one['examples']:,} examples an epoch "
+      f"({one['share']:.1%}); in all {one['drawn']:,}, {one['tokens']:,} tokens, each example "
+      f"{times} times"
+    )
   if rates:
     text = ", ".join(f"{where} {rate:.3g}" for where, rate in rates.items())
     lines.append(f"rate       {text}")

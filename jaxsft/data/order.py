@@ -11,7 +11,8 @@ What an update holds:
                          it draws neighbours by length, as Hugging Face's group_by_length.
   batch_unit="rows"      `batch_size` rows, packed best-fit over windows of the permutation
                          and shuffled. Without packing a row is an example, so both agree.
-The last update of an epoch is smaller, never dropped: weights make it exact.
+The last update of an epoch is smaller, never dropped: weights make it exact. Of a mixture an
+epoch holds what mixture.order draws, in the place of a permutation of all examples.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxsft.data import pack
+from jaxsft.data import mixture, pack
 from jaxsft.errors import JaxsftError
 
 SCAN = 2_000_000
@@ -65,6 +66,8 @@ class Plan:
   """What a user should know about this plan, as sentences."""
   layout: tuple[Rows, ...] = ()
   """Evaluation: all updates, laid once; training draws them by the epoch."""
+  draw: mixture.Draw | None = None
+  """How often an epoch holds which examples; None: each once."""
   cache: dict = field(init=False, repr=False, default_factory=dict)
   """Results of pure functions; never more than two epochs of order."""
 
@@ -145,6 +148,8 @@ class Plan:
     text = f"{fingerprint} {settings} {self.num_steps} {order}"
     total = hashlib.sha256(text.encode())
     total.update(np.asarray(self.lengths, np.int64).tobytes())
+    if self.draw is not None:
+      total.update(mixture.digest(self.draw).encode())
     return total.hexdigest()
 
   def summary(self) -> dict:
@@ -153,8 +158,9 @@ class Plan:
     places = sum(rows * np.array(length) * n for (rows, length, _), n in counts.items())
     whole, part = self._locate(self.num_steps)  # whole epochs, updates of one more
     last = range(self.num_steps - part, self.num_steps)
-    tokens = whole * np.sum(self.lengths, 0, dtype=np.int64)
-    tokens = sum((self.lengths[self.examples(step)].sum(0) for step in last), tokens)
+    rest = np.concatenate([np.zeros(0, int), *map(self.examples, last)])
+    times = mixture.seen(self.draw, self.seed, whole, rest, len(self.lengths))
+    tokens = times @ self.lengths.astype(np.int64)
     filled = {}
     if self.lengths.ndim == 2:
       filled = dict(zip(("source", "target"), (tokens / places).tolist(), strict=True))
@@ -165,6 +171,7 @@ class Plan:
       "efficiency": float(np.sum(tokens) / np.sum(places)),
       "filled": filled,
       "shapes": [[*shape, n] for shape, n in sorted(counts.items())],
+      "mixture": mixture.summary(self.draw, self.lengths, times),
       "notes": list(self.notes),
     }
 
@@ -195,6 +202,7 @@ def plan_training(
   row_multiple: int = 1,
   epochs: float | int = 1,
   steps: int | None = None,
+  draw: mixture.Draw | None = None,
 ) -> Plan:
   """The updates of a training run over examples of these lengths.
 
@@ -206,14 +214,12 @@ def plan_training(
   """
   lengths = pack.checked(lengths, max_length)
   packing = {"auto": "pack"}.get(packing, packing)
-  for name, value in (
-    ("batch_size", batch_size),
-    ("accumulate", accumulate),
-    ("row_multiple", row_multiple),
-  ):
+  sizes = {"batch_size": batch_size, "accumulate": accumulate, "row_multiple": row_multiple}
+  for name, value in sizes.items():
     if value < 1:
       raise JaxsftError(f"{name} is {value}, expected at least 1")
   plan = Plan(lengths, seed, batch_size, batch_unit, packing, accumulate, row_multiple, 0, 1)
+  plan = dataclasses.replace(plan, draw=draw)
   if packing == "pack":
     plan = _with_rows(plan, max_length)
   else:
@@ -320,6 +326,8 @@ def _notes(plan: Plan) -> tuple[str, ...]:
 
 
 def _permutation(plan: Plan, epoch: int) -> np.ndarray:
+  if plan.draw is not None:
+    return mixture.order(plan.draw, plan.seed, epoch)
   return np.random.default_rng((plan.seed, epoch)).permutation(len(plan.lengths))
 
 
@@ -370,15 +378,18 @@ def _by_rows(plan: Plan) -> bool:
 def _alike(plan: Plan) -> bool:
   """Whether all epochs have the same number of updates.
 
-  Best-fit depends on the multiset of lengths alone, so only several windows can differ.
+  Best-fit depends on the multiset of lengths alone, so only several windows can differ, and
+  mixtures, whose epochs may hold other examples.
   """
-  return not _by_rows(plan) or len(plan.lengths) <= _few(WINDOW, plan.lengths)
+  one = plan.draw is None and len(plan.lengths) <= _few(WINDOW, plan.lengths)
+  return one or not _by_rows(plan)
 
 
 def _steps_in(plan: Plan, epoch: int) -> int:
   counts = plan.cache.setdefault("steps", {})
   if epoch not in counts:
-    units = len(_epoch(plan, epoch)) if _by_rows(plan) else len(plan.lengths)
+    examples = len(plan.lengths) if plan.draw is None else plan.draw.total
+    units = len(_epoch(plan, epoch)) if _by_rows(plan) else examples
     counts[epoch] = math.ceil(units / plan.batch_size)
   return counts[epoch]
 

@@ -93,9 +93,9 @@ def text_of(given: str, key: str) -> str:
     raise UsageError(f"{key}: {given} is not utf-8 ({error}); write it again as that") from None
 
 
-def template(field: str, given: str) -> Template:
+def template(field: str, given: str, of: str = "config.data.prompt") -> Template:
   """The `Template` of one field; raises UsageError for one that is not Jinja."""
-  key = f"config.data.prompt[{field!r}]"
+  key = f"{of}[{field!r}]"
   text, jinja = text_of(given, key), _jinja()
   if given.endswith(".jinja"):
     key += f" ({given})"

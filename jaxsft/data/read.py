@@ -82,6 +82,8 @@ class Row(NamedTuple):
   """"file:line", lines from 1; CoNLL: of the first token; Parquet, Arrow and TFRecord:
   rows from 1; TFDS and SQuAD: the id that stands there."""
   fields: dict[str, Any]
+  part: str = ""
+  """Name of the data set of a mixture that it is of, in front of the id too."""
 
 
 def read_rows(

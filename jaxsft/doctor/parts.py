@@ -52,6 +52,7 @@ def described(part, prepared):
     rows=len(np.unique(values["row"])),
     labels=counted,
     forms=written,
+    parts=dict(collections.Counter(row.part for row in part.taken if row.part)),
     **by_kind(part.counts["notes"]),
   )
 

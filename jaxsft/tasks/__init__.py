@@ -12,7 +12,7 @@ A task module also says:
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
   SEEDED          true where `loss` draws by `seeds` [R,M] uint32, a hash of update and example
-                  that training batches then have
+                  that training batches then have; by it, `loss` weighs examples itself
   OUTPUTS         what `predict` speaks of: each "segment" [R,M,…] or "token" [R,T,…]
   options         (settings, context) -> what `loss` and `predict` get, where they need more
                   than the config's `loss` group (see `options_of`)

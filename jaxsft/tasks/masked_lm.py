@@ -159,16 +159,18 @@ def words_of(text, offsets, word_ids):
 def loss(network, params, batch, options, key=None):
   """Sums of the cross-entropy and of the right tokens over those that are hidden.
 
-  batch: token keys [R,T]; seeds [R,M] uint32, of each segment: what is hidden is a function of
+  batch: token keys [R,T], weights those of its example where a token may be
+  hidden, 0 elsewhere; seeds [R,M] uint32, of each segment: what is hidden is a function of
   seed and position alone, whatever the layout of the batch. Of the tokens (or words) a share
   options.rate, and at least one of each segment; four fifths become the mask, a tenth another
   token, a tenth stays (BERT, arXiv:1810.04805).
   """
   masked, inputs = hide(batch, options)
-  weights = masked.astype(jnp.float32)
+  hidden = masked.astype(jnp.float32)
+  weights = hidden * batch["weights"]
   if options.weighting == "example":
     most = batch["seeds"].shape[1]
-    count = heads.segment_sums({"hidden": weights}, batch["segments"], most)["hidden"]
+    count = heads.segment_sums({"hidden": hidden}, batch["segments"], most)["hidden"]
     weights = weights / jnp.maximum(_of_segment(count, batch["segments"]), 1)
   x = network.hidden(params, batch | {"inputs": inputs}, key)
   return chat.token_sums(network, params, x, batch["inputs"], weights, options, key)

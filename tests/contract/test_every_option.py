@@ -18,6 +18,7 @@ import pytest
 from jaxsft import config as config_lib
 from jaxsft import evaluate, start, step, train
 from jaxsft import job as jobs
+from jaxsft.config import values
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import writing
@@ -35,6 +36,9 @@ CALLING = (
   "{% for call in m.tool_calls or [] %}{{ call.name }}{% endfor %}<|im_end|>\n{% endfor %}"
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+MIX = {"a": {"path": "DATA OF classify"}, "b": {"path": "CSV"}}
+MIXED = {"data__path": "", "data__mix": MIX}
+WEIGHED = {f"data__mix__{name}__weight": 1.0 for name in MIX}
 
 # key -> (look, pair, the other value, settings of both runs)
 FLIPS = {
@@ -66,6 +70,19 @@ FLIPS = {
   "model.unroll": ("step", CHAT, 2, {}),
   "model.attention": ("step", CLASSIFY, "splash", {}),
   "data.path": ("data", CLASSIFY, "DATA OF number", {}),
+  "data.mix": ("data", CLASSIFY, MIX, {"data__path": "", "!refused": True}),
+  "data.mix.NAME.path": ("data", CLASSIFY, "DATA OF number", MIXED),
+  "data.mix.NAME.sha256": ("data", CLASSIFY, "0" * 64, MIXED),
+  "data.mix.NAME.format": ("data", CLASSIFY, "csv", MIXED),
+  "data.mix.NAME.columns": ("data", CLASSIFY, {"text": "name"}, MIXED),
+  "data.mix.NAME.prompt": ("data", CLASSIFY, {"text": "{{ text }} a"}, MIXED),
+  "data.mix.NAME.keep": ("data", CLASSIFY, "label == 'pos' or len(text) > 30", MIXED),
+  "data.mix.NAME.limit": ("data", CLASSIFY, 30, MIXED),
+  "data.mix.NAME.weight": ("data", CLASSIFY, 3.0, MIXED | WEIGHED),
+  "data.mix.NAME.epochs": ("data", CLASSIFY, 2.0, MIXED),
+  "data.mix.NAME.loss_weight": ("data", CLASSIFY, 2.0, MIXED),
+  "data.mix_temperature": ("data", CLASSIFY, 2.0, MIXED | {"data__mix__a__limit": 30}),
+  "data.balance": ("data", CLASSIFY, "classes", {}),
   "data.sha256": ("data", CLASSIFY, "0" * 64, {}),
   "data.format": ("data", CLASSIFY, "csv", {}),
   "data.encoding": ("data", CLASSIFY, "utf-16", {}),
@@ -214,8 +231,10 @@ def keys(section=config_lib.Config, prefix=""):
   for field in dataclasses.fields(section):
     if dataclasses.is_dataclass(field.type):
       yield from keys(field.type, f"{prefix}{field.name}.")
-    else:
-      yield prefix + field.name
+      continue
+    yield prefix + field.name
+    if group := values.section(field.type):
+      yield from keys(group, f"{prefix}{field.name}.NAME.")
 
 
 def test_every_key_is_flipped_here():
@@ -403,7 +422,8 @@ def test_flipping_it_changes_something(seen, key):
   look, pair, other, settings = FLIPS[key]
   before = seen(look, pair, settings)
   assert before.startswith("refused") == settings.get("!refused", False), before
-  after = seen(look, pair, settings | {key.replace(".", "__"): other})
+  key = key.replace("NAME", "a").replace(".", "__")
+  after = seen(look, pair, settings | {key: other})
   assert after != before
 
 
