@@ -24,6 +24,7 @@ from tests.bad_inputs import (
   checkpoints,
   configs,
   files,
+  made,
   rows,
   tags,
   texts,
@@ -32,7 +33,7 @@ from tests.bad_inputs import (
 from tests.bad_inputs.cases import LONG
 
 CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS + tags.TAGS + texts.TEXTS
-CASES += checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
+CASES += made.MADE + checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 
-from jaxsft import checkpoint, train
+from jaxsft import checkpoint, preflight, train
 from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
 from tests import tiny
@@ -33,7 +34,13 @@ def test_going_on_with_another_split_is_refused(files, tmp_path):
     config, data=dataclasses.replace(config.data, **keys)
   )
   by_group = changed(split_by="group")
-  first = identity(by_group)
+  job = build.job(by_group, tiny.devices(1))
+  report = preflight.report(job.data, by_group, job.network.shapes(), job.chosen, job.schedule)
+  held_out = len(job.data.rows.held_out)
+  said = rf"held out by group of 'group': \d of 7 groups, {held_out} of {len(rows)} rows"
+  assert [line for line in report.lines() if re.match(rf"split      {said}", line)]
+  assert re.match(said, report.as_dict()["rows"]["split"])
+  first = train.identity(job)
   saved = {"hashes": json.loads(json.dumps(first))}
   checkpoint.check_loop(saved, identity(by_group))
   for other, said in (

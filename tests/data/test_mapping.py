@@ -4,6 +4,8 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxsft.data import mapping, read
 from jaxsft.errors import JaxsftError
@@ -99,3 +101,35 @@ def test_a_nested_column_of_parquet(write, tmp_path):
   columns = {"source": "translation.en", "target": "n[1][0]"}
   (row,) = read.read_rows(tmp_path / "t.parquet", columns=columns, **settings)
   assert row.fields["source"] == "a" and row.fields["target"] == 2
+
+
+NAMES = st.sampled_from(["a", "b", "a.b", "a[0]", ""])
+VALUES = st.recursive(
+  st.none() | st.integers() | st.text(max_size=3),
+  lambda some: st.lists(some, max_size=3) | st.dictionaries(NAMES, some, max_size=3),
+  max_leaves=10,
+)
+
+
+def followed(value, steps):
+  """What plain Python finds at a path; raises for what is not there."""
+  for step in steps:
+    if value is None:
+      return None
+    if isinstance(value, dict) != isinstance(step, str) or isinstance(value, str | int):
+      raise LookupError
+    value = value[step]
+  return value
+
+
+@settings(max_examples=2000, deadline=None)
+@given(VALUES, st.lists(st.sampled_from(["a", "b", 0, 1, -1]), min_size=1, max_size=4))
+def test_any_path_into_any_column(value, steps):
+  path = "x" + "".join(f".{s}" if isinstance(s, str) else f"[{s}]" for s in steps)
+  try:
+    expected = followed(value, steps)
+  except LookupError:
+    with pytest.raises(JaxsftError, match=r"^f:1: 'x"):
+      mapping.fields({"x": value}, {"text": path}, "f:1")
+    return
+  assert mapping.fields({"x": value}, {"text": path}, "f:1")["text"] == expected

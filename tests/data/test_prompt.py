@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxsft import sources, tasks
 from jaxsft.config import Config, Data, Evaluate, Model, check
@@ -326,3 +328,43 @@ def test_a_question_may_lack_its_answer():
   row = Row("r", "f:1", fields({"q": "why"}, answers=messages.ANSWERS.values(), **given))
   (asked,), answer = messages.question(row.fields)
   assert (asked["role"], asked["content"], answer) == ("user", "why", None)
+
+
+PARTS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+VALUES = st.recursive(
+  PARTS,
+  lambda some: (
+    st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=3), some, max_size=3)
+  ),
+  max_leaves=8,
+)
+TEMPLATES = (
+  "{{ x }}",
+  "{{ x | trim }}",
+  "{{ x or '' }}",
+  "{{ x ~ '' }}",
+  "{{ x[0] }}",
+  "{{ x.a }}",
+)
+TEMPLATES += (
+  "{{ x | join }}",
+  "{% for y in x %}{{ y }}{% endfor %}",
+  "{{ x | upper }}{{ row.x }}",
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(VALUES, st.sampled_from(TEMPLATES))
+def test_any_value_is_written_or_refused_in_a_sentence(value, template):
+  found = prompt.templates({"text": template})
+  try:
+    made = prompt.fill(Row("r", "f:1", {"x": value}), found).fields["text"]
+  except JaxsftError as error:
+    assert str(error).startswith("f:1: config.data.prompt['text'], line 1: ")
+    return
+  assert isinstance(made, str)
+  if value is None or value != value:
+    assert made == "" and " or " in template  # never "None" or "nan"
+  if isinstance(value, str) and template == "{{ x }}":
+    assert made == value
+  assert json.loads(text("{{ x | tojson }}", x=made)) == made
