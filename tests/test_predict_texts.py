@@ -198,6 +198,23 @@ def test_a_config_says_how_texts_are_written_and_flags_say_more(llama, rows, tmp
   assert [row["text"] for row in said] == expected
 
 
+def test_a_conversation_keeps_its_own_answer(llama, tmp_path):
+  """Under "gold", beside what the model says; a row that cannot be answered has it too."""
+  path = tmp_path / "asked.jsonl"
+  turns = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "meow"}]
+  lines = [{"messages": turns}, {"messages": turns[:1]}, {"prompt": "a", "completion": "b"}]
+  lines += [{"messages": [{"role": "user", "content": "cat " * 300}, turns[1]]}, {"text": "a"}]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  said = run(llama, path, tmp_path / "out.jsonl", max_new_tokens=2)
+  assert [row.get("gold") for row in said] == ["meow", None, "b", "meow", None]
+  assert ["error" in row for row in said] == [False, False, False, True, True]
+  assert [row["text"] for row in said[:2]] == [llama.generate("a cat", 2)] * 2
+  assert all(line.items() <= row.items() for line, row in zip(lines, said, strict=True))
+  path.write_text(json.dumps(lines[0] | {"gold": 1}) + "\n")
+  with pytest.raises(UsageError, match="the row has a field 'gold'"):
+    run(llama, path, tmp_path / "other.jsonl", max_new_tokens=2)
+
+
 def test_a_row_with_a_field_of_that_name_is_refused(llama, tmp_path):
   path = tmp_path / "asked.jsonl"
   path.write_text(json.dumps({"prompt": "a cat", "texts": []}) + "\n")

@@ -39,6 +39,19 @@ def test_the_files_say_what_was_found(tmp_path):
   assert shown["accuracy by by"] == [("a", ("1", "1 to 1", "2")), ("b", ("0", "", "1"))]
 
 
+def test_gold_answers_stand_beside_generated_ones():
+  """A conversation holds its answer itself; it is shown where there is one to compare."""
+  turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+  outputs = [{"nll": 2.0, "tokens": 1.0, "right": 0.0}]
+  rows = [Row(str(i), "rows:1", {"messages": turns}) for i in range(2)]
+  pair = [tasks.Found(rows[0], [], outputs, ("b",)), tasks.Found(rows[1], [], outputs)]
+  lines = results.lines(pair, tasks.TASKS["chat"], CONTEXT)
+  assert [(x.get("gold"), x.get("text")) for x in lines] == [("a", "b"), (None, None)]
+  source = tasks.Found(Row("s", "rows:1", {"source": "q", "target": "a"}), [], outputs)
+  (line,) = results.lines([source], tasks.TASKS["seq2seq"], CONTEXT)
+  assert line["gold"] == "a"
+
+
 def test_rows_are_written_as_the_user_wrote_them(tmp_path):
   """Offsets are of the text that stands there; a number that is none is null."""
   text = "see https://me:pass@host/?token=a1B2a1B2a1B2 and hf_a1B2a1B2a1B2a1B2a1B2a1B2"

@@ -209,9 +209,10 @@ def checkpoint(directory, family, seed=0, labels=(), kind=None, **changes):
   if family == "llama":
     tokenizer = letter_tokenizer()
     config = LLAMA | {"vocab_size": len(tokenizer) + 3}
-  if family in ("t5", "bart"):
+  if family in ("t5", "bart", "mbart"):
     tokenizer = source_tokenizer("<s> $A </s>" if family == "bart" else "$A </s>")
-    config = {"t5": T5, "bart": BART}[family] | {"vocab_size": len(tokenizer) + 3}
+    config = {"t5": T5, "bart": BART, "mbart": BART | {"model_type": "mbart"}}[family]
+    config = config | {"vocab_size": len(tokenizer) + 3}
   config |= changes
   arch = module.architecture(config)
   kind = kind or ("sequence" if labels else "none" if family == "bert" else "lm")

@@ -61,5 +61,30 @@ def test_the_answer_of_a_row_is_told_from_what_is_given():
   }
 
 
+ASKED, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+  ("fields", "gold"),
+  [
+    ({"messages": [ASKED, SAID]}, {"gold": "a"}),
+    ({"messages": [ASKED, SAID, ASKED, {**SAID, "content": "b"}]}, {"gold": "b"}),
+    ({"messages": [ASKED, SAID, ASKED]}, {}),
+    ({"messages": [ASKED, {**SAID, "content": "", "tool_calls": [{"name": "f"}]}]}, {}),
+    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "a"),
+    ({"prompt": "q", "completion": "a"}, {"gold": "a"}),
+    ({"prompt": "q"}, {}),
+    ({"instruction": "q", "output": "a", "n": 1}, {"gold": "a"}),
+    ({"text": "plain"}, {}),
+    ({"messages": "nonsense"}, {}),
+    ({"other": 1}, {}),
+  ],
+)
+def test_the_answer_inside_of_a_conversation_is_its_last(fields, gold):
+  """It stays where it stands: the fields are the row's own."""
+  gold = {"gold": gold} if isinstance(gold, str) else gold
+  assert tasks.given_and_gold(_Row(fields), tasks.TASKS["chat"]) == (fields, gold)
+
+
 class _Row(typing.NamedTuple):
   fields: dict
