@@ -160,6 +160,14 @@ def test_what_one_cannot_have_beside_the_other(generation, given, said, capsys):
   assert not capsys.readouterr().err  # once
 
 
+def test_a_length_that_another_one_replaces_is_not_asked_for():
+  """transformers goes by max_new_tokens where there are both."""
+  both = {"max_length": 99, "max_new_tokens": 5}
+  assert asked(LLAMA, both) == ({"max_new_tokens": 5}, {})
+  assert asked(LLAMA, {"max_length": 99}, {"max_new_tokens": 5}) == ({}, {})
+  assert asked(LLAMA, {"max_length": 99}) == ({}, {"max_length": 99})
+
+
 def test_several_tokens_may_be_forced_at_the_end():
   """One id or a list of them, as transformers takes them."""
   config = published.BART_BASE
