@@ -200,11 +200,14 @@ def answer(name, messages, index):
   if name == "qwen2_5":
     return f"<tool_call>\n{hermes}\n</tool_call><|im_end|>" if calls else f"{said}<|im_end|>"
   if name == "qwen3":
-    think = f"<think>\n{thought or ''}\n</think>\n\n" if index > asked and last else ""
-    return think + answer("qwen2_5", messages, index)
+    if index > asked and (last or thought):
+      plain = [*messages[:index], m | {"content": said.lstrip("\n")}]
+      thought = (thought or "").strip("\n")
+      return f"<think>\n{thought}\n</think>\n\n" + answer("qwen2_5", plain, index)
+    return answer("qwen2_5", messages, index)
   if name == "gpt_oss":
     think = f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant"
-    think = think if thought and last else ""
+    think = think if thought is not None and last else ""
     if calls:
       return f" to=functions.weather<|channel|>commentary json<|message|>{arguments}<|call|>"
     end = "<|return|>" if last else "<|end|>"
@@ -217,7 +220,7 @@ def answer(name, messages, index):
     call = f"weather\n{arguments}<|observation|>"
     return call if calls else f"\n{said}<|user|>"
   if name == "glm4moe":
-    think = f"\n<think>{thought if thought and index > asked else ''}</think>"
+    think = f"\n<think>{(thought or '').strip() if index > asked else ''}</think>"
     pairs = [
       (k, v if isinstance(v, str) else json.dumps(v)) for k, v in CALL["arguments"].items()
     ]
