@@ -22,7 +22,7 @@ def report(prepared, config, shapes, chosen, schedule):
   findings.refuse(found)
   rows = audit.Rows(
     prepared.rows.read,
-    len(prepared.rows.train) + len(prepared.rows.held_out),
+    len(prepared.rows.train) + len(prepared.rows.held_out) - prepared.rows.copies,
     prepared.rows.left_out,
     prepared.rows.split,
     prepared.rows.changes,

@@ -43,6 +43,7 @@ def prepare(config, base, mesh):
   task, data = tasks.TASKS[config.task], config.data
   base.check_task(config.task)
   rows = sources.read_data(data, task, cleaning=config.clean)
+  rows = sources.augmented(rows, task, config.augment, config.seed)
   names, rows = labels.settle(config, base, rows)
   context = make_context(config, base, names)
   train = encoding.encode(rows.train, task, context)

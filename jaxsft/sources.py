@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxsft import tasks
 from jaxsft.config.cleaning import Clean
-from jaxsft.data import audit, clean, fetch, forms, prompt, read
+from jaxsft.data import audit, augment, clean, fetch, forms, prompt, read
 from jaxsft.data import split as splits
 from jaxsft.data.cleaning import benchmarks, fields, kept, overlap, record, text
 from jaxsft.data.nearest import near
@@ -33,6 +33,8 @@ class Rows(NamedTuple):
   """What was done to texts and rows: of data.cleaning.record.Change."""
   warnings: tuple = ()
   sources: tuple[audit.Source, ...] = ()
+  copies: int = 0
+  """How many of the training rows augmentation has made."""
 
 
 def text_steps(cleaning):
@@ -45,6 +47,34 @@ def of_texts(cleaning):
   """The settings that change texts alone: rows that are only measured are never left out."""
   masks = {group: "mask" for group in PRIVATE if getattr(cleaning, group) == "mask"}
   return Clean(text=cleaning.text, **masks)
+
+
+def augmented(rows, task, settings, seed):
+  """`Rows` with the copies of training rows that a config's `augment` group asks for."""
+  if not settings.copies:
+    return rows
+  noted, make = record.Record(), augment.copier(settings, seed)
+  taken = {row.id for row in (*rows.train, *rows.held_out)}
+  translated = _translated(rows.train, task, settings.back_translation, noted)
+  made = augment.copies(rows.train, task, make, taken, noted, translated)
+  changes = (*rows.changes, *noted.changes())
+  return rows._replace(train=[*rows.train, *made], changes=changes, copies=len(made))
+
+
+def _translated(rows, task, models, noted):
+  """{text: what it is after two translations} of the texts of rows that are copied."""
+  if not models:
+    return {}
+  from jaxsft import back_translation  # which uses all that reads rows
+
+  by_row = [(row, augment.texts(row, task)) for row in rows]
+  texts = [one for _, found in by_row for one in found]
+  translated, lost = back_translation.translated(texts, models)
+  for row, found in by_row:
+    for one in found:
+      if one in lost:
+        noted.add(f"not translated: {lost[one]}", row, one)
+  return translated
 
 
 def read_data(data, task, key="data.path", cleaning=None):

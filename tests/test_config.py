@@ -80,6 +80,31 @@ BAD = [
     {"clean.benchmarks": '["b.txt"]', "clean.ngram": "0"},
     "config.clean.ngram: found 0, expected at least 1 word",
   ),
+  ({"augment.drop": "0.1"}, "config.augment.drop: has no effect without copies"),
+  ({"augment.synonyms": "s.json"}, "config.augment.synonyms: has no effect without copies"),
+  ({"augment.copies": "1"}, "config.augment.copies: nothing would change in them"),
+  ({"augment.copies": "-1"}, "config.augment.copies: found -1"),
+  (
+    {"task": "chat", "augment.copies": "1", "augment.drop": "0.1"},
+    "config.augment.copies: task='chat' learns the texts themselves",
+  ),
+  ({"augment.copies": "1", "augment.drop": "1"}, "config.augment.drop: found 1.0"),
+  (
+    {"augment.copies": "1", "augment.replace": "0.5"},
+    "config.augment.replace: needs config.augment.synonyms",
+  ),
+  (
+    {"augment.copies": "1", "augment.drop": "0.5", "augment.synonyms": "s.json"},
+    "config.augment.replace: needs config.augment.synonyms",
+  ),
+  (
+    {"task": "tag", "augment.copies": "1", "augment.templates": '["{{ text }}"]'},
+    "config.augment.templates: spans cannot follow with task='tag'",
+  ),
+  (
+    {"augment.copies": "1", "augment.back_translation": '["a"]'},
+    "config.augment.back_translation: found ('a',), expected two models",
+  ),
   ({"data.path": "pypi:x==1!f"}, "config.data.sha256: missing"),
   ({"model.path": "pypi:x==1!f"}, "config.model.sha256: missing"),
   ({"model.path": ""}, "config.model.path: is empty"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxsft.config import file, rules, values
-from jaxsft.config.cleaning import Clean
+from jaxsft.config.cleaning import Augment, Clean
 from jaxsft.config.data import Data, Part  # noqa: F401  config files say Part(…)
 from jaxsft.errors import UsageError
 
@@ -228,6 +228,7 @@ class Config:
   model: Model = field(default_factory=Model)
   data: Data = field(default_factory=Data)
   clean: Clean = field(default_factory=Clean)
+  augment: Augment = field(default_factory=Augment)
   tune: Tune = field(default_factory=Tune)
   loss: Loss = field(default_factory=Loss)
   optim: Optim = field(default_factory=Optim)

@@ -38,3 +38,29 @@ class Clean:
   ngram: int = 13
   """How many words in a row make a training row one of the benchmarks (arXiv:2005.14165,
   appendix C)."""
+
+
+@dataclass(frozen=True)
+class Augment:
+  """Changed copies of training rows, drawn by seed, row and copy: never of rows to measure on.
+
+  Names and answers that a row points at stay as they are, and so do labels and targets.
+  """
+
+  copies: int = 0
+  """Copies of every training row, with ids such as "ID~1"; those in which nothing changed are
+  left out, and counted."""
+  drop: float = 0.0
+  """Share of the words that a copy lacks."""
+  swap: float = 0.0
+  """Share of the words that change places with the next one."""
+  synonyms: str | None = None
+  """File of words and what may stand for them: JSON {"word": ["other", …]}, or TSV."""
+  replace: float = 0.0
+  """Share of the words of `synonyms` that another takes the place of."""
+  templates: tuple[str, ...] = ()
+  """classify, seq2seq: Jinja texts such as "Review: {{ text }}", one of which, drawn, is put
+  around a copy's text; they see the row's other fields too."""
+  back_translation: tuple[str, ...] = ()
+  """classify, seq2seq: two models, of another language and back, through which the texts of
+  copies go first."""

@@ -13,7 +13,7 @@ DAMAGING = {
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
-  for group in (_steps, _kept, _overlap):
+  for group in (_steps, _kept, _overlap, _augmented):
     yield from group(c)
 
 
@@ -82,4 +82,47 @@ def _overlap(c):
   yield (
     r.ngram != type(r)().ngram and not r.benchmarks,
     "config.clean.ngram: has no effect without config.clean.benchmarks; name their files",
+  )
+
+
+PARTS = ("drop", "swap", "replace", "templates", "back_translation")
+
+
+def _augmented(c):
+  a = c.augment
+  used = [key for key in PARTS if getattr(a, key) != getattr(type(a)(), key)]
+  yield a.copies < 0, f"config.augment.copies: found {a.copies}, expected 0 or more"
+  yield (
+    a.copies == 0 and bool(used or a.synonyms),
+    f"config.augment.{(*used, 'synonyms')[0]}: has no effect without copies; set "
+    "config.augment.copies to at least 1",
+  )
+  yield (
+    a.copies > 0 and not used,
+    "config.augment.copies: nothing would change in them; set one of "
+    f"{', '.join(f'config.augment.{key}' for key in PARTS)}",
+  )
+  yield (
+    a.copies > 0 and c.task in ("chat", "masked_lm"),
+    f"config.augment.copies: task={c.task!r} learns the texts themselves, and would learn "
+    "damaged ones; set it to 0",
+  )
+  for key in ("drop", "swap", "replace"):
+    value = getattr(a, key)
+    yield (
+      not 0 <= value < 1,
+      f"config.augment.{key}: found {value}, expected a share from 0 to below 1",
+    )
+  yield (
+    (a.replace > 0) != (a.synonyms is not None),
+    "config.augment.replace: needs config.augment.synonyms, and that needs it; set both",
+  )
+  for key in ("templates", "back_translation"):
+    yield (
+      c.task in ("tag", "answer") and bool(getattr(a, key)),
+      f"config.augment.{key}: spans cannot follow with task={c.task!r}; remove it",
+    )
+  yield (
+    len(a.back_translation) not in (0, 2),
+    f"config.augment.back_translation: found {a.back_translation}, expected two models",
   )

@@ -93,7 +93,7 @@ def text_of(given: str, key: str) -> str:
     raise UsageError(f"{key}: {given} is not utf-8 ({error}); write it again as that") from None
 
 
-def template(field: str, given: str, of: str = "config.data.prompt") -> Template:
+def template(field: str | int, given: str, of: str = "config.data.prompt") -> Template:
   """The `Template` of one field; raises UsageError for one that is not Jinja."""
   key = f"{of}[{field!r}]"
   text, jinja = text_of(given, key), _jinja()

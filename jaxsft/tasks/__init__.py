@@ -9,6 +9,7 @@ A task module also says:
   GOLD            fields that hold the answer, absent where it is to be predicted; (): a part of
                   a field does, which `own_answer` finds, if the task has that
   TEXTS           fields with the texts that it reads, which config.clean changes
+  AUGMENTED       those of them whose words may differ in copies, which config.augment makes
   HEAD            the head it needs (see models.heads.Head)
   SOURCE          whether it needs an encoder-decoder
   SEEDED          true where `loss` draws by `seeds` [R,M] uint32, a hash of update and example

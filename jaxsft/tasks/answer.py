@@ -20,7 +20,7 @@ from jaxsft.metrics import statistics
 
 FIELDS = ("question", "context", "answers")
 GOLD = ("answers", "impossible")
-TEXTS = ("question", "context")
+TEXTS, AUGMENTED = ("question", "context"), ("context",)
 HEAD, SOURCE, OUTPUTS = "span", False, "token"
 METRICS = scoring.DIRECTIONS | {"loss": "min"}
 DEFAULT_METRIC = "f1"

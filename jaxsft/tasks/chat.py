@@ -19,7 +19,7 @@ from jaxsft.models import heads
 
 FIELDS = ()  # those of one form or another: `encode` says what a row lacks
 GOLD = ()
-TEXTS = forms.FIELDS
+TEXTS, AUGMENTED = forms.FIELDS, ()
 HEAD, SOURCE, OUTPUTS = "lm", False, "segment"
 TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
 METRICS = TOKEN_METRICS | generated.DIRECTIONS  # these of generated answers

@@ -19,6 +19,7 @@ from jaxsft.metrics import classification, statistics
 
 FIELDS = ("label",)  # and text or messages: `encode` says what a row lacks
 GOLD = ("label",)
+AUGMENTED = ("text", "text_pair")
 TEXTS = ("text_pair", *forms.FIELDS)
 HEAD, SOURCE, OUTPUTS = "sequence", False, "segment"
 METRICS = {

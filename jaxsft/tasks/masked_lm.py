@@ -21,7 +21,7 @@ from jaxsft.tasks import chat
 
 FIELDS = ("text",)
 GOLD = ()
-TEXTS = ("text",)
+TEXTS, AUGMENTED = ("text",), ()
 HEAD, SOURCE, OUTPUTS = "masked_lm", False, "segment"
 SEEDED = True
 METRICS = {"loss": "min", "pseudo_perplexity": "min", "token_accuracy": "max"}

@@ -13,7 +13,7 @@ from jaxsft.tasks import chat
 
 FIELDS = ("source", "target")
 GOLD = ("target", "targets")
-TEXTS = ("source", *GOLD)
+TEXTS, AUGMENTED = ("source", *GOLD), ("source",)
 HEAD, SOURCE, OUTPUTS = "lm", True, "segment"
 TEXT_METRICS = ("bleu", "chrf", "rougeL", "exact_match")
 METRICS, DEFAULT_METRIC = chat.METRICS, chat.DEFAULT_METRIC

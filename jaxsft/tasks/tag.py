@@ -20,7 +20,7 @@ from jaxsft.tasks import classify
 
 FIELDS = ()  # tokens or text: `words.read` says what a row lacks
 GOLD = ("tags", "entities")
-TEXTS = ("text", "tokens")
+AUGMENTED = TEXTS = ("text", "tokens")
 HEAD, SOURCE, OUTPUTS = "token", False, "token"
 _OF_TAGS = {
   k: v for k, v in tagging.DIRECTIONS.items() if k not in ("precision", "recall", "f1")

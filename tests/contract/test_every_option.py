@@ -23,13 +23,15 @@ from jaxsft.data import feed
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import writing
 from tests import tiny
-from tests.contract import build
+from tests.contract import build, odd_rows
 
 CLASSIFY, CHAT, MULTI = ("bert", "classify"), ("llama", "chat"), ("bert", "multi")
 MASKED = ("bert", "masked_lm")
 TEXTS = ("t5", "seq2seq")
 SCORED = {"evaluate__generate": 2, "evaluate__max_new_tokens": 4, "evaluate__every": 2}
 ANSWER = ("bert", "answer")
+NOISY = {"augment__copies": 1, "augment__drop": 0.1}
+SYNONYMS = {"augment__copies": 1, "augment__replace": 0.9, "augment__synonyms": "SYNONYMS"}
 ODD = {"data__path": "ODD ROWS"}  # with what cleaning leaves out or hides
 CALLING = (
   "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
@@ -150,6 +152,13 @@ FLIPS = {
   "clean.overlap": ("data", CLASSIFY, "drop", ODD | {"data__split": 0.4}),
   "clean.benchmarks": ("data", CLASSIFY, ("BENCHMARK",), ODD),
   "clean.ngram": ("data", CLASSIFY, 4, ODD | {"clean__benchmarks": ("BENCHMARK",)}),
+  "augment.copies": ("data", CLASSIFY, 2, NOISY),
+  "augment.drop": ("data", CLASSIFY, 0.3, NOISY),
+  "augment.swap": ("data", CLASSIFY, 0.3, NOISY),
+  "augment.replace": ("data", CLASSIFY, 0.5, SYNONYMS),
+  "augment.synonyms": ("data", CLASSIFY, "OTHER SYNONYMS", SYNONYMS),
+  "augment.templates": ("data", CLASSIFY, ("{{ text }} {{ text }}",), NOISY),
+  "augment.back_translation": ("data", CLASSIFY, ("MODEL OF t5", "MODEL OF t5"), NOISY),
   "tune.method": ("step", CLASSIFY, "head", {}),
   "tune.train": (
     "step",
@@ -350,21 +359,6 @@ def at_run(config, work):
 LOOKS = {"data": at_data, "step": at_step, "run": at_run}
 
 
-def odd_rows(root, rows):
-  """Good rows with a second of each, private data and German among them, and a benchmark."""
-  text = "der Film war leider sehr lang und die Geschichte war auch nicht sehr gut oder neu"
-  more = [
-    {"name": "key", "text": "good AKIAIOSFODNN7EXAMPLE", "label": "pos"},
-    {"name": "mail", "text": "write to me@example.org", "label": "neg"},
-  ]
-  more += [{"name": f"german{i}", "text": f"{text} {i}", "label": "neg"} for i in range(12)]
-  again = [r | {"name": f"{r['name']} again"} for r in rows]
-  odd, benchmark = root / "odd.jsonl", root / "benchmark.txt"
-  odd.write_text("".join(json.dumps(r) + "\n" for r in [*rows, *again, *more]))
-  benchmark.write_text(f"{text}\n{rows[0]['text']}\n")
-  return {"ODD ROWS": odd, "BENCHMARK": benchmark}
-
-
 @pytest.fixture(scope="module")
 def seen(files, tmp_path_factory):
   """What a look sees of a config, or the sentence with which it is refused."""
@@ -373,7 +367,7 @@ def seen(files, tmp_path_factory):
   rows = [json.loads(line) for line in files(*CLASSIFY)[1].read_text().splitlines()]
   lines = [f'{r["name"]},"{r["text"]}",{r["label"]}' for r in rows]
   csv.write_text("\n".join(["name,text,label", *lines]) + "\n")
-  named = {"CSV": csv, "MODEL OF llama": files(*CHAT)[0]}
+  named = {"CSV": csv, "MODEL OF llama": files(*CHAT)[0], "MODEL OF t5": files(*TEXTS)[0]}
   chats = files(*CHAT)[1].read_text().splitlines()
   for name, key, said in (
     ("CALLS", "tool_calls", [{"name": "look"}]),
@@ -388,7 +382,7 @@ def seen(files, tmp_path_factory):
   named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))
   named["MODEL IN A PICKLE"] = pickled = tiny.checkpoint(root / "pickle", "bert")
   (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")  # what it holds is none
-  named |= odd_rows(root, rows)
+  named |= odd_rows.files(root, rows)
   named["SILENT"] = silent = root / "silent.jsonl"
   said = {"messages": [{"role": "user", "content": "a"}], "name": "silent"}
   silent.write_text(files(*CHAT)[1].read_text() + json.dumps(said) + "\n")

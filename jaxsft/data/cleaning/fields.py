@@ -51,13 +51,13 @@ def _mapped(value: Any, function: Callable[[str], str]) -> Any:
   return value
 
 
-def changed(row: read.Row, task: Any, change: Changed) -> read.Row:
-  """The row with all its texts changed, and the spans of these moved.
+def changed(row: read.Row, task: Any, names: Sequence[str], change: Changed) -> read.Row:
+  """The row with the texts of the named fields changed, and the spans of these moved.
 
   Raises JaxsftError, with row.where, where nothing is left of a span or of a tagged token.
   """
   new = {}
-  for name in task.TEXTS:
+  for name in names:
     value = row.fields.get(name)
     spans = SPANNED.get(name)
     if value is None:
@@ -146,7 +146,8 @@ def normalised(
   """The rows after the steps of `text.program`, one after the other."""
   for row in rows:
     for step in steps:
-      new = changed(row, task, lambda one, spans, step=step: text.changed(step, one, spans))
+      change = lambda one, spans, step=step: text.changed(step, one, spans)
+      new = changed(row, task, task.TEXTS, change)
       if new is not row:
         before, after = (" ".join(texts(r.fields, task.TEXTS)) for r in (row, new))
         noted.add(f"changed by {step.partition(':[')[0]}", row, before, after)
