@@ -125,4 +125,4 @@ def scitldr(data):
 def gsm8k(data):
   columns = {"prompt": "question", "completion": "answer"}
   train, test = (rows(data / f"gsm8k/{name}.jsonl", columns) for name in ("train", "test"))
-  return train[:480], test[:64]
+  return train[:160], test[:40]
