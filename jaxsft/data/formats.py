@@ -50,8 +50,9 @@ def lines(file: str, encoding: str) -> Iterator[tuple[int, str]]:
     ) from None
   except streams.Damaged as error:
     raise JaxsftError(f"{file}:{number + 1}: {error}; fetch or write the file again") from error
+  rest = rest if number else rest.removeprefix("\ufeff")
   if rest:
-    yield number + 1, rest if number else rest.removeprefix("\ufeff")
+    yield number + 1, rest
 
 
 def text(file: str, encoding: str) -> Iterator[Record]:

@@ -157,7 +157,7 @@ def tfrecord(rows):
   return records(pathlib.Path("made.tfrecord"), [example(tf, row) for row in rows])
 
 
-full_line = lambda line: bool(line.decode().removeprefix("\ufeff").strip())
+full_line = lambda line: bool(line.decode().strip())
 KINDS = {
   "jsonl": Kind("a.jsonl", objects, jsonl, (("format", "jsonl"),), full_line),
   "json": Kind(
@@ -171,7 +171,7 @@ KINDS = {
     two(cell),
     table(",", False),
     (("quoting", False),),
-    lambda line: line not in (b"", b"\r", b"\xef\xbb\xbf"),
+    lambda line: line not in (b"", b"\r"),
     header=1,
   ),
   "text": Kind(

@@ -157,6 +157,7 @@ BROKEN = {
   "empty list": ("a.json", "[]", "a.json holds no rows"),
   "empty json": ("a.json", " \n", "a.json holds no rows"),
   "header only": ("a.csv", "a,b\n", "a.csv holds no rows"),
+  "a mark alone": ("a.txt", "\ufeff", "a.txt holds no rows"),
   "empty text": ("a.txt", "", "a.txt holds no rows"),
   "few": ("a.csv", "a,b\n1,2\n3\n", "a.csv:3", "found 1 fields", "expected 2", "line 1"),
   "many": ("a.csv", "a,b\n1,2,3\n", "a.csv:2", "found 3 fields", "data.format"),
