@@ -124,21 +124,19 @@ def _several(place: Place, path: str) -> tuple[dict[str, str], str | None] | Non
 
   What they are: None for a glob, else the name below their directory.
   """
+  below = lambda root, file: file[len(root) :].lstrip("/")
   with _asked(place):
     if parallel.braced(path):
       root = path[: path.index("{")].rpartition("/")[0]
       sides = parallel.files(path, place.key).values()
-      return {side[len(root) :].lstrip("/"): side for side in sides}, path[len(root) :].lstrip(
-        "/"
-      )
-    magic = "*" in path if place.url.startswith("http") else glob.has_magic(path)
-    found = sorted(place.system.glob(path)) if magic else []
-    if found:
+      return {below(root, side): side for side in sides}, below(root, path)
+    if "*" in path if place.url.startswith("http") else glob.has_magic(path):
       root = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0]
-      short = {
-        one[len(root) :].lstrip("/"): one for one in found if not place.system.isdir(one)
-      }
-      return {k: v for k, v in short.items() if not re.search(r"(^|/)\.", k)}, None
+      found = place.system.glob(path, detail=True).items()
+      files = {below(root, one): one for one, info in found if info["type"] != "directory"}
+      files = {name: one for name, one in files.items() if not re.search(r"(^|/)\.", name)}
+      if files:
+        return files, None
     if place.url.startswith("http") or not place.system.isdir(path):
       return None
     names = [one.rstrip("/").rpartition("/")[2] for one in place.system.ls(path, detail=False)]

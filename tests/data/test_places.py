@@ -10,6 +10,8 @@ import pyarrow
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from jaxsft import sources, tasks
+from jaxsft.config import Config, Data, override
 from jaxsft.data import fetch, places
 from jaxsft.errors import JaxsftError, UsageError
 from tests.data.test_arrow import stream
@@ -122,6 +124,8 @@ def test_globs(remote):
   remote("/d/p3/a.jsonl")  # one more file: another directory, and only it is fetched
   more = fetch.resolve("memory://d/**/*.jsonl", None)
   assert len(rows_of(more)) == 6 and len(remote.fetched) == 3
+  remote("/d/deep.jsonl/a.txt")  # a directory of such a name is no file
+  assert len(rows_of(fetch.resolve("memory://d/**/*.jsonl", None))) == 6
   refused("memory://d/*.txt", "found no file")
   pins = dict(error=UsageError, sha256="0" * 64)
   refused("memory://d/*/a.jsonl", "pins one file", **pins)
@@ -154,6 +158,21 @@ def test_what_cannot_be_fetched(remote, monkeypatch):
   remote("/d/rows.jsonl")
   with pytest.raises(JaxsftError, match=r"cannot be written .* JAXSFT_CACHE"):
     fetch.resolve("memory://d/rows.jsonl", None)
+
+
+def test_of_every_key_that_names_rows(remote):
+  for name in "abc":
+    remote(f"/d/{name}.jsonl", b'{"text": "t", "label": "%s"}\n' % name.encode())
+  data = Data(path="memory://d/a.jsonl", eval_path="memory://d/b.jsonl", split=0.0)
+  config = Config(task="classify", data=data)
+  config = override(config, "evaluate.sets", {"more": "memory://d/[c].jsonl"})
+  rows = sources.read_data(config.data, tasks.TASKS["classify"])
+  assert [rows.train[0].fields["label"], rows.held_out[0].fields["label"]] == ["a", "b"]
+  more = sources.further_sets(config)["more"]
+  assert more.train[0].fields["label"] == "c"
+  said = [(one.path, one.format) for one in (*rows.sources, *more.sources)]
+  assert said == [(f"memory://d/{name}.jsonl", "jsonl") for name in ("a", "b", "[c]")]
+  assert rows.sources[0].found.startswith(str(fetch.cache_directory()))
 
 
 def test_drivers_are_extras():
