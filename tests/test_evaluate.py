@@ -1,5 +1,6 @@
 """The verb `evaluate`: what it measures, what it prints and what it leaves."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -27,6 +28,10 @@ def place(tmp_path_factory):
     "    evaluate=Evaluate(slices=('length',)))\n"
   )
   return root
+
+
+def sha(text):
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_the_verb_measures_compares_and_writes(place, capsys):
@@ -62,6 +67,24 @@ def test_what_was_measured_is_called_what_it_is(place, capsys):
     "all rows": 24,
     "more": 10,
   }
+
+
+def test_folds_are_measured_one_by_one(place, capsys):
+  """Every row is held out once, and its text is what the template makes of it."""
+  rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+  keys = ["--config.data.split=0", "--config.data.folds=2", "--config.data.id=name"]
+  keys.append('--config.data.prompt={"text": "the film: {{ text }}"}')
+  texts = []
+  for fold in range(2):
+    out = place / f"fold{fold}"
+    more = [*keys, f"--config.data.fold={fold}", f"--out={out}"]
+    evaluate.main([f"--model={place / 'a'}", f"--config={place / 'c.py'}", *more])
+    said = json.loads(capsys.readouterr().out)
+    found = [json.loads(x) for x in (out / "predictions.jsonl").read_text().splitlines()]
+    assert said["rows"] == len(found)
+    assert [int(sha(row["id"])[0] > "7") for row in found] == [fold] * len(found)
+    texts += [row["text"] for row in found]
+  assert sorted(texts) == sorted(f"the film: {row['text']}" for row in rows)
 
 
 def test_what_was_not_scored_is_counted(place, tmp_path, capsys):

@@ -16,8 +16,10 @@ MADE = {
   "classify": ("label", "text_pair", *TURNS),
   "masked_lm": ("text",),
   "seq2seq": ("source", "target"),
+  "tag": (),
 }
 """Task -> fields that it reads as texts, which templates may write."""
+TAGGED = ("text", "tokens", "tags", "entities")
 
 
 def rules(c):
@@ -66,16 +68,21 @@ def _prompt(c):
   read = [d.split_by, *c.evaluate.slices, d.keep or ""]  # fields that other settings name
   read += d.labels.values() if isinstance(d.labels, dict) else ()
   read += [part.keep or "" for part in (d.mix or {}).values()]
-  fields = [*MADE.get(c.task, ()), *re.findall(r"\w+", " ".join(map(str, read)))]
+  fields = [*MADE[c.task], *re.findall(r"\w+", " ".join(map(str, read)))]
   prompts = {"config.data.prompt": d.prompt}
   prompts |= {f"config.data.mix.{name}.prompt": p.prompt for name, p in (d.mix or {}).items()}
   for key, field, text in [
     (key, *one) for key, p in prompts.items() for one in (p or {}).items()
   ]:
     yield (
-      c.task in MADE and field not in fields,
+      c.task == "tag" and field in TAGGED,
+      f"{key}: found {field!r}, which cannot be written with task='tag': tags stand at places "
+      "of the words as they are; name their columns in data.columns",
+    )
+    yield (
+      field not in fields,
       f"{key}: nothing reads the field {field!r} with task={c.task!r}"
-      f"{near(field, MADE.get(c.task, ()))}; write one of these",
+      f"{near(field, MADE[c.task])}; write one that is read, or leave it out",
     )
     broken = ""
     if not text.endswith(".jinja"):

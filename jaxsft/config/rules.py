@@ -4,7 +4,7 @@ import math
 import re
 
 from jaxsft.config import cleaning_rules, data_rules, mix_rules
-from jaxsft.config.data_rules import MADE, WRITE
+from jaxsft.config.data_rules import WRITE
 from jaxsft.metrics import generated
 
 LABELLED = ("classify", "tag")  # tasks with labels to weigh
@@ -13,7 +13,6 @@ USED_BY = {
   "data.balance": ("classify",),
   "data.chat_template": ("chat", "classify"),
   "data.on_empty": ("chat",),
-  "data.prompt": tuple(MADE),
   "data.stratify": ("classify",),
   "data.train_on_tools": ("chat",),
   "data.control_tokens": ("chat",),

@@ -79,8 +79,9 @@ MADE = [
   settings(
     "a template of tagged words",
     2,
-    "config.data.prompt",
+    "config.data.prompt: found 'text'",
     "task='tag'",
+    "data.columns",
     task="tag",
     data__prompt={"text": "{{ text }}"},
   ),

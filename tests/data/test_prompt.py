@@ -138,7 +138,12 @@ def test_what_is_no_template_is_refused_with_the_settings(template, said):
     ("answer", ["question", "context"], None),
     ("answer", ["text"], "nothing reads the field 'text' with task='answer'; did you mean"),
     ("masked_lm", ["text"], None),
-    ("tag", ["text"], "config.data.prompt: has no effect with task='tag'"),
+    (
+      "tag",
+      ["text"],
+      "config.data.prompt: found 'text', which cannot be written with task='tag'",
+    ),
+    ("tag", ["doc"], "nothing reads the field 'doc' with task='tag'; write one"),
   ],
 )
 def test_only_fields_that_are_read_are_written(task, fields_, said):
@@ -155,6 +160,7 @@ def test_only_fields_that_are_read_are_written(task, fields_, said):
 def test_fields_that_other_settings_read_are_written():
   for keys, more in (
     (dict(split_by="doc"), {}),
+    (dict(split_by="doc"), dict(task="tag")),
     (dict(keep="doc == 'a'"), {}),
     (dict(labels={"p": "doc == 'a'", "q": "doc != 'a'"}), {}),
     ({}, dict(evaluate=Evaluate(slices=("doc",)))),
