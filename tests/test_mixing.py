@@ -12,6 +12,7 @@ from jaxsft import config as config_lib
 from jaxsft import evaluate, preflight, sources, tasks, train, unlabelled
 from jaxsft.config import Clean, Data, Part
 from jaxsft.data import feed, store
+from jaxsft.doctor import findings
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tuning import select
 from tests import tiny
@@ -288,6 +289,42 @@ def test_the_report_counts_rows_and_draws_of_each_set(place):
 
 def report_lines(config):
   return report(build.job(config, tiny.devices(1))).lines()
+
+
+def found_in(job):
+  return {one.code: one for one in findings.findings(job.data, job.config)}
+
+
+def test_findings_know_ids_and_fields_of_a_set(place, tmp_path):
+  lines = (place / "b.csv").read_text().splitlines()
+  (tmp_path / "b.csv").write_text("\n".join([*lines, "s90, ,pos", "s91,,pos"]) + "\n")
+  (tmp_path / "more.jsonl").write_text('{"name": "s3", "text": "a cat", "label": "pos"}\n')
+  more = {"evaluate__sets": {"more": str(tmp_path / "more.jsonl")}}
+  config = settings(place, b={"path": str(tmp_path / "b.csv")}, data__split=0.0, **more)
+  found = found_in(build.job(config, tiny.devices(1)))
+  assert "2 of 26 rows read of b (7.7%) are left out for an empty text" in (
+    found["many-left-out"].text
+  )
+  assert found["ids-in-a-set"].rows == ("s3",)
+  assert "repeated-ids" not in found and "overlapping-ids" not in found
+  config = settings(place, data__split=0.0, data__eval_path=str(tmp_path / "more.jsonl"))
+  found = found_in(build.job(config, tiny.devices(1)))
+  assert found["overlapping-ids"].rows == ("s3",)
+  found = found_in(build.job(settings(place), tiny.devices(1)))  # a/s3 is another than b/s3
+  assert "overlapping-ids" not in found
+
+
+def test_balanced_labels_are_no_imbalance(place, tmp_path):
+  rows = [{"name": f"r{i}", "text": f"w{i % 40} the", "label": "neg"} for i in range(90)]
+  rows += [{"name": f"r{90 + i}", "text": "a film", "label": "pos"} for i in range(4)]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  for balance in ("none", "classes"):
+    config = tiny.config(
+      "bert", "classify", place / "bert", tmp_path / "rows.jsonl",
+      data__split=0.0, data__balance=balance,
+    )  # fmt: skip
+    found = found_in(build.job(config, tiny.devices(1)))
+    assert ("imbalance" in found) == (balance == "none")
 
 
 def test_weights_of_examples_and_of_tokens():

@@ -100,7 +100,7 @@ CODES = {
   "imbalance": Code(
     "warns",
     "The most frequent label has 20 times as many rows as the rarest, and all count the same.",
-    "`loss.class_weights`, `evaluate.metric`",
+    "`loss.class_weights`, `data.balance`, `evaluate.metric`",
   ),
   "one-label-held-out": Code(
     "warns",

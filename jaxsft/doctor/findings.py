@@ -112,7 +112,8 @@ def cut(name, examples, noted):
 
 def overlap(train, held_out):
   """Ids that are both trained on and held out."""
-  both = sorted(set(train.ids) & set(held_out.ids))
+  trained = set(train.ids) if held_out.parts else _own_ids(train)
+  both = sorted(trained & set(held_out.ids))
   if both:
     yield found(
       "overlapping-ids",
@@ -127,7 +128,7 @@ def shared_ids(train, sets):
 
   Not refused, as with held-out rows: rows of two files may be numbered alike.
   """
-  trained = set(train.ids)
+  trained = _own_ids(train)
   for name, (examples, _) in sets.items():
     both = sorted(trained & set(examples.store.ids))
     if both:
@@ -137,6 +138,11 @@ def shared_ids(train, sets):
         "are the same rows, their numbers will be too good: remove one of the two",
         both,
       )
+
+
+def _own_ids(train):
+  """Ids of examples as other files have them: without the name of a data set in front."""
+  return {id.partition("/")[2] for id in train.ids} if train.parts else set(train.ids)
 
 
 def repeated_ids(train):
@@ -154,11 +160,15 @@ def repeated_ids(train):
 
 def left_out(rows):
   """Rows with empty fields; rows: sources.Rows."""
+  read = {one.key: one.rows for one in rows.sources}
   for why, n in rows.left_out.items():
-    if why.startswith("empty ") and n > MAX_EMPTY * rows.read:
+    name, _, why = why.rpartition(": ")
+    total = read.get(f"data.mix.{name}.path", rows.read)
+    of = f" of {name}" if name else ""
+    if why.startswith("empty ") and n > MAX_EMPTY * total:
       yield found(
         "many-left-out",
-        f"{n:,} of {rows.read:,} rows read ({n / rows.read:.1%}) are left out for an {why}; is "
+        f"{n:,} of {total:,} rows read{of} ({n / total:.1%}) are left out for an {why}; is "
         "the field mapped to the right column (data.columns)?",
       )
 

@@ -69,14 +69,16 @@ def _classes(prepared, config, described):
       f"{some([f'{name} {rare[name]}' for name in few])}; their scores will be poor: add rows, "
       "or join labels with rules in data.labels",
     )
-  if len(counts) > 1 and prepared.context.class_weights is None:
+  alike = prepared.context.class_weights is None and config.data.balance == "none"
+  if len(counts) > 1 and alike:
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
     if counts[most] >= RATIO * counts[least]:
       share = counts[most] / len(prepared.train.store)
       yield found(
         "imbalance",
         f"{most} has {counts[most]:,} training rows, {least} {counts[least]:,}: always "
-        f"answering {most} is right in {share:.0%}; set loss.class_weights='balanced', and "
+        f"answering {most} is right in {share:.0%}; set loss.class_weights='balanced' or "
+        "data.balance='classes', and "
         "judge by a metric such as evaluate.metric='macro_f1'",
       )
   held = described["held out"].labels if "held out" in described else {}
