@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsft import sources, tasks
+from jaxsft import sources, tasks, unlabelled
 from jaxsft.config import Config, Data, Evaluate, Model, check
 from jaxsft.data import messages, prompt
 from jaxsft.data.read import Row
@@ -334,6 +334,35 @@ def test_a_question_may_lack_its_answer():
   row = Row("r", "f:1", fields({"q": "why"}, answers=messages.ANSWERS.values(), **given))
   (asked,), answer = messages.question(row.fields)
   assert (asked["role"], asked["content"], answer) == ("user", "why", None)
+
+
+@pytest.mark.parametrize(
+  ("task", "made", "unanswered"),
+  [
+    ("classify", {"text": "{{ t.en }}!", "label": "{{ l }}"}, {"label"}),
+    ("chat", {"prompt": "to {{ lang }}: {{ t.en }}", "completion": "{{ t.de }}"}, set()),
+    ("chat", {"prompt": "to {{ lang }}: {{ t.en }}", "completion": "{{ l }}"}, {"completion"}),
+    ("seq2seq", {"source": "{{ t.en | upper }}", "target": "{{ l }}{{ t.de }}"}, {"target"}),
+    ("answer", {"question": "{{ lang }}?", "context": "{{ t.en }}"}, set()),
+    ("masked_lm", {"text": "{{ t.en }} {{ lang }}"}, set()),
+  ],
+)
+def test_predictions_see_what_training_saw(write, task, made, unanswered):
+  """Rows to answer lack "l", and what only the answer is made of is left out with it."""
+  rows = [{"t": {"en": f"house {i}", "de": "Haus"}, "lang": "German"} for i in range(9)]
+  for name, more in (("train.jsonl", {"l": "a", "answers": []}), ("new.jsonl", {})):
+    write(name, "".join(json.dumps(row | more) + "\n" for row in rows))
+  data = Data(path="train.jsonl", prompt=made, split=0.0)
+  config = check(Config(task=task, model=Model(path="m"), data=data))
+  trained = sources.read_data(config.data, tasks.TASKS[task]).train
+  flags = {"data": "new.jsonl", "out": "out.jsonl", "columns": None, "part": None}
+  asked, _, make = unlabelled.rows_of(flags, config)
+  for seen, row in zip(trained, map(make, asked), strict=True):
+    assert row.fields == {
+      name: value
+      for name, value in seen.fields.items()
+      if name not in {"l", "answers", *unanswered}
+    }
 
 
 PARTS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
