@@ -51,6 +51,8 @@ def render(
     control.refuse_in_messages(messages, tools, tokenizer)
   write = functools.partial(_write, tokenizer, template, tools)
   text, found = write(messages, add_generation_prompt), []
+  asks = functools.partial(write, add_generation_prompt=add_generation_prompt)
+  spans.refuse_left_out(messages, text, asks)
   if not add_generation_prompt:
     trained = [i for i, m in enumerate(messages) if m.get("train", m["role"] == "assistant")]
     added = control.special(tokenizer).added

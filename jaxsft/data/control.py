@@ -42,8 +42,8 @@ class Escape(NamedTuple):
   """The other way round, for str.translate."""
   names: dict[str, str]
   """Control token -> its alias."""
-  ids: frozenset
-  """Their ids."""
+  ids: dict[str, int]
+  """Alias -> id, but for the token of unknown letters, which any text may have."""
   inside: Any
   """`tokenizers.Tokenizer` that knows the aliases in their place and adds nothing."""
   alone: Any
@@ -135,11 +135,12 @@ def encode(text, tokenizer, alone=False):
       "the text has control tokens and characters of private use (from U+F0000), by which "
       "these are escaped; remove one or the other from the row"
     )
-  own = len(escape.pattern.findall(text))
+  own = sum(names[token] in escape.ids for token in escape.pattern.findall(text))
   text = escape.pattern.sub(lambda m: names[m[0]], text).translate(escape.shown)
   encoding = (escape.alone if alone else escape.inside).encode(text, add_special_tokens=alone)
+  known = {*escape.ids.values()}
   marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-  if own != sum(i in escape.ids and not added for i, added in marked):
+  if own != sum(i in known and not added for i, added in marked):
     raise JaxsftError(
       "the text has a control token that cannot be escaped with this tokenizer; remove it from "
       "the row, or set config.data.control_tokens to 'refuse'"
@@ -190,7 +191,8 @@ def _escape(tokenizer, size):
     )
   pattern = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
   shown = {ord(stand_in): char for char, stand_in in stand_ins.items()}
-  return Escape(pattern, stand_ins, shown, names, frozenset(ids.values()), inside, alone)
+  told = {names[token]: i for token, i in ids.items() if i != tokenizer.unk_token_id}
+  return Escape(pattern, stand_ins, shown, names, told, inside, alone)
 
 
 def _renamed(state, names):

@@ -165,6 +165,11 @@ def _next_mark(messages, index, turn, text, write, added):
   which one does tells the mark.
   """
   message, last = messages[index], index + 1 == len(messages)
+  if not last and messages[index + 1]["role"] == "assistant":
+    raise JaxsftError(
+      f"messages[{index}]: the chat template lets the next turn end an answer, but the next is "
+      "an answer too; make one message of them"
+    )
   rest = _after_a_turn(message, write) if last else text[len(turn) :]
   mark = next((t for t, own in added.items() if own and rest.startswith(t)), None)
   said = len(turn.rstrip())
@@ -188,6 +193,22 @@ def _after_a_turn(message, write):
   except JaxsftError:
     return ""  # a template that lets none follow
   return whole[len(turn) :] if whole.startswith(turn) else ""
+
+
+def refuse_left_out(messages, text, write):
+  """Raises JaxsftError where the template leaves out what a tool or the system says."""
+  for i, message in enumerate(messages):
+    if message["role"] not in ("tool", "system") or not message["content"].strip():
+      continue
+    try:
+      other = write([*messages[:i], *messages[i + 1 :]])
+    except JaxsftError:
+      continue  # it is needed
+    if other == text:
+      raise JaxsftError(
+        f"messages[{i}]: the chat template leaves out what the {message['role']} says; set "
+        "another config.data.chat_template, or remove the message"
+      )
 
 
 def _refuse_lost_calls(messages, index, said):

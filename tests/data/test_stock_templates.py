@@ -92,14 +92,12 @@ def test_a_rewritten_history_is_refused_with_the_way_out(name, which):
 
 
 def test_what_no_mask_can_be_right_for_is_refused():
-  """A prompt that opens a thought which no training text has; a system that is left out."""
+  """A prompt that opens a thought which no training text has; a role that is not known."""
   deep = stock.template("deepseek_r1_distill")
   read = conversations.conversation({"messages": stock.conversation("chatml", "one")})
   with pytest.raises(JaxsftError, match=r"messages\[1\].*when it asks for an answer.*<think>"):
     chat.render(read, tokenizer("deepseek_v3"), deep)
   read = conversations.conversation({"messages": stock.conversation("chatml", "system")})
-  with pytest.raises(JaxsftError, match="when it asks for an answer"):
-    chat.render(read, tokenizer("mistral_v3"))
   with pytest.raises(JaxsftError, match="System role not supported"):
     chat.render(read, tokenizer("gemma2"))
 
@@ -207,6 +205,26 @@ def test_escaping_changes_nothing_where_there_is_nothing_to_escape(name):
     assert (found.text, found.spans, found.note) == (known.text, known.spans, None)
     for key, values in known.examples[0].items():
       assert found.examples[0][key].tolist() == values.tolist()
+
+
+def test_messages_that_a_template_leaves_out_are_refused():
+  """Phi-3 knows no tools; Mistral writes a system message only where it asks for an answer."""
+  talk = stock.talk(("user", "a"), ("tool", "b"), ("assistant", "c"))
+  with pytest.raises(JaxsftError, match=r"messages\[1\]: .*leaves out what the tool says"):
+    chat.render(talk, tokenizer("phi3"))
+  with pytest.raises(JaxsftError, match=r"messages\[1\]: .*leaves out what the tool says"):
+    chat.prompt_ids(talk[:2], tokenizer("phi3"))
+  talk = stock.conversation("mistral_v3", "system")
+  with pytest.raises(JaxsftError, match=r"messages\[0\]: .*leaves out what the system says"):
+    chat.render(talk, tokenizer("mistral_v3"))
+  assert len(chat.prompt_ids(talk[:2], tokenizer("mistral_v3")))
+
+
+def test_an_answer_after_an_answer_has_no_mark_to_end_it():
+  talk = stock.talk(("user", "a"), ("assistant", "b"), ("assistant", "c"))
+  with pytest.raises(JaxsftError, match=r"messages\[1\]: .*is an answer too"):
+    chat.render(talk, tokenizer("glm4"))
+  assert len(chat.render(talk, tokenizer("qwen2_5")).spans) == 2
 
 
 MUTANTS = {

@@ -180,6 +180,8 @@ def answer(name, messages, index):
   m, stock = messages[index], STOCK[name]
   last = index + 1 == len(messages)
   said, calls = m["content"], m.get("tool_calls")
+  result = calls if last else messages[index + 1]["role"] == "tool"
+  mark = "<|observation|>" if result else "<|user|>"  # what opens the turn after GLM's
   asked = max(i for i, one in enumerate(messages) if one["role"] == "user")
   thought = m.get(stock.thinking) if stock.thinking else None
   arguments = json.dumps(CALL["arguments"], ensure_ascii=False)
@@ -217,16 +219,15 @@ def answer(name, messages, index):
     call = f"{begin}function<｜tool▁sep｜>weather\n```json\n{arguments}\n```{end}"
     return f"{call + '<｜tool▁calls▁end｜>' if calls else said}<｜end▁of▁sentence｜>"
   if name == "glm4":
-    call = f"weather\n{arguments}<|observation|>"
-    return call if calls else f"\n{said}<|user|>"
+    return (f"weather\n{arguments}" if calls else f"\n{said}") + mark
   if name == "glm4moe":
     think = f"\n<think>{(thought or '').strip() if index > asked else ''}</think>"
     pairs = [
       (k, v if isinstance(v, str) else json.dumps(v)) for k, v in CALL["arguments"].items()
     ]
     call = "".join(f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in pairs)
-    call = f"\n<tool_call>weather\n{call}</tool_call><|observation|>"
-    return think + (call if calls else f"\n{said.strip()}<|user|>")
+    call = f"\n<tool_call>weather\n{call}</tool_call>"
+    return think + (call if calls else f"\n{said.strip()}") + mark
   assert name == "granite3"
   call = f"<|tool_call|>[{hermes}]"
   return f"{call if calls else said}<|end_of_text|>"
