@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from jaxsft import (
+  agreement,
   answering,
   checkpoint,
   command,
@@ -74,6 +75,7 @@ def finetune(config, workdir=None):
   # 1. The checkpoint's description, and the rows as examples on disk, in their order.
   base = pretrained.open_base(config.model)
   data = prepare.prepare(config, base, mesh)
+  agreement.check(config, base, data, workdir)
   metric, mode = jobs.best_by(config, data)
 
   # 2. The network and which of its leaves train: shapes only, no memory yet.

@@ -1,5 +1,6 @@
 """Two processes of four devices each do what one of eight does."""
 
+import dataclasses
 import json
 import socket
 
@@ -12,9 +13,12 @@ from tests import tiny
 from tests.contract.test_kill_anywhere import Chains, write_config
 
 
-def two_processes(config_file, root, times):
-  """The runs of two processes of one job, done `times` times: [(exit codes, outputs)]."""
-  chains, addresses = Chains(root, {"two": config_file}), []
+def two_processes(config_files, root, times):
+  """The runs of two processes of one job, done `times` times: [(exit codes, outputs)].
+
+  config_files: of the one process and of the other.
+  """
+  chains, addresses = Chains(root, dict(enumerate(config_files))), []
   for _ in range(times):
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -22,7 +26,7 @@ def two_processes(config_file, root, times):
   for index in range(2):
     flags = [(f"--multihost={address},{index},2",) for address in addresses]
     chains.add(
-      *((f"{time} {index}", "two", "two", 4, None, flags[time]) for time in range(times))
+      *((f"{time} {index}", index, "two", 4, None, flags[time]) for time in range(times))
     )
   done = chains.run()
   found = [[done[f"{time} {index}"] for index in range(2)] for time in range(times)]
@@ -45,7 +49,7 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
     mesh__tensor=2,
   )
   file = write_config(tmp_path / "config.py", config)
-  (codes, said), (again, said_again) = two_processes(file, tmp_path, 2)
+  (codes, said), (again, said_again) = two_processes([file, file], tmp_path, 2)
   assert codes == [0, 0], "\n".join(said)
   one = train.finetune(config, tmp_path / "one")
   two = json.loads((tmp_path / "two" / "result.json").read_text())
@@ -71,3 +75,15 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
   assert "update 5/5" in said[0] and "update" not in said[1]  # one of them speaks
   # Both go on from what they saved together: nothing is left to do.
   assert again == [0, 0] and "going on after update 5" in said_again[0], "\n".join(said_again)
+
+
+def test_two_processes_that_do_not_agree_both_end_with_a_sentence(files, tmp_path):
+  config = tiny.config("bert", "classify", *files("bert", "classify"), steps=2)
+  other = dataclasses.replace(config, seed=7)
+  configs = [write_config(tmp_path / f"{c.seed}.py", c) for c in (config, other)]
+  ((codes, said),) = two_processes(configs, tmp_path, 1)
+  assert codes == [1, 1], "\n".join(said)
+  for text in said:  # by another seed the order is another, too
+    assert "the config (process 1), the training rows and their order (process 1);" in text
+    assert "do not agree with process 0" in text and "the same command" in text
+  assert not (tmp_path / "two").exists()
