@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxsft import languages, screen, tasks
 from jaxsft import tokenizer as tokenizer_lib
-from jaxsft.data import fetch, forms, messages, parts, store
+from jaxsft.data import fetch, forms, messages, parts, store, template_date
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import tagging
 
@@ -53,9 +53,12 @@ class Examples(NamedTuple):
 
 def encode(rows, task, context):
   """`Examples` of labelled rows, spelt as the context's labels are where the task says how;
-  from the token store where everything that shapes them is the same.
+  from the token store where everything that shapes them is the same. Raises JaxsftError where
+  that cannot be: for a chat template that asks for the date of today.
   """
   rows = task.settled(rows, context) if hasattr(task, "settled") else rows
+  if task.HEAD in ("lm", "sequence") and not task.SOURCE:
+    template_date.refuse_undated(rows, context, reads_text=task.HEAD == "sequence")
   key = {
     "rows": rows_hash(rows),
     "tokenizer": tokenizer_hash(context.tokenizer),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxsft import answering, evaluate, export, mixing, results, step, tasks, weights
-from jaxsft.data import read
+from jaxsft.data import read, template_date
 from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import prompts, stops, writing
@@ -240,7 +240,7 @@ def export_facts(job):
     "label_type": context.label_type,
     "threshold": context.threshold,
     "answering": tasks.answering(context),
-    "chat_template": context.chat_template,
+    "chat_template": template_date.undated(context.chat_template),
     "stop_ids": stop_ids(job) if writes else [],
     "instruction": context.instruction,
     "languages": context.languages,

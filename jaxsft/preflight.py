@@ -44,7 +44,7 @@ def report(prepared, config, shapes, chosen, schedule):
     rows,
     sets["train"],
     sets.get("held out"),
-    _with_notes(prepared),
+    _with_notes(prepared, config),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,
@@ -52,7 +52,7 @@ def report(prepared, config, shapes, chosen, schedule):
   )
 
 
-def _with_notes(prepared):
+def _with_notes(prepared, config):
   """The plan's summary with what else is to be known before it runs."""
   summary, context = prepared.plan.summary(), prepared.context
   notes = list(prepared.rows.warnings)
@@ -66,4 +66,6 @@ def _with_notes(prepared):
     found = prepared.train.store
     rows = len(set(found.values["row"].tolist()))
     notes.append(f"{rows:,} rows unrolled into {len(found):,} examples, one of every answer")
+  if config.data.template_date is not None:
+    notes.append(f"the chat template is told that it is {config.data.template_date}")
   return summary | {"notes": (*summary.get("notes", ()), *notes)}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxsft import encoding, labels, languages, mixing, sharding, sources, tasks
-from jaxsft.data import order, pack
+from jaxsft.data import order, pack, template_date
 from jaxsft.errors import UsageError
 from jaxsft.metrics import generated
 
@@ -94,6 +94,9 @@ def make_context(config, base, names):
     if not pathlib.Path(template).is_file():
       raise UsageError(f"config.data.chat_template: {template} is no file")
     template = pathlib.Path(template).read_text(encoding="utf-8")
+  if data.template_date is not None:
+    own = base.tokenizer.chat_template if template is None else template
+    template = template_date.dated(own, data.template_date)
   return tasks.Context(
     tokenizer=base.tokenizer,
     max_length=base.limit if data.max_length == "auto" else data.max_length,

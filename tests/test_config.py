@@ -117,6 +117,11 @@ BAD = [
   ({"optim.end_lr": "1"}, "config.optim.end_lr: found 1.0"),
   ({"loss.label_smoothing": "1"}, "config.loss.label_smoothing: found 1.0"),
   ({"task": "masked_lm", "data.mask_rate": "1"}, "config.data.mask_rate: found 1.0"),
+  (
+    {"data.template_date": "tomorrow"},
+    "config.data.template_date: found 'tomorrow', expected a",
+  ),
+  ({"data.template_date": "20260131"}, "config.data.template_date: found '20260131'"),
   ({"data.max_dropped": "1.5"}, "config.data.max_dropped: found 1.5, expected a share from 0"),
   ({"data.max_dropped": "-0.1"}, "config.data.max_dropped: found -0.1"),
   ({"data.on_empty": "drop"}, "config.data.on_empty: has no effect with task='classify'"),

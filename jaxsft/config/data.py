@@ -154,5 +154,9 @@ class Data:
   that ends or opens nothing: tokens of its letters."""
   chat_template: str | None = None
   """chat: Jinja text or path of a .jinja file that replaces the tokenizer's own template."""
+  template_date: str | None = None
+  """chat, classify: the day, "2026-01-31", that a template is told when it asks for the date
+  (strftime_now), as GPT-OSS, Llama 3.2 and SmolLM3 do: such a template is refused without. An
+  export keeps the template as it is."""
   prefetch: int = 4
   """Batches prepared ahead of the device."""

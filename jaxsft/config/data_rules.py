@@ -1,5 +1,6 @@
 """Combinations of settings of the rows that cannot run; see rules.py."""
 
+import datetime
 import re
 
 from jaxsft.data import prompt
@@ -49,6 +50,11 @@ def _data(c):
     f"config.data.labels: task={c.task!r} has no labels; remove it or set task='classify'",
   )
   yield (
+    d.template_date is not None and not _is_day(d.template_date),
+    f"config.data.template_date: found {d.template_date!r}, expected a day such as "
+    "'2026-01-31'",
+  )
+  yield (
     not 0 <= d.max_dropped <= 1,
     f"config.data.max_dropped: found {d.max_dropped}, expected a share from 0 to 1",
   )
@@ -91,6 +97,13 @@ def _prompt(c):
       except UsageError as error:
         broken = str(error)
     yield broken != "", broken
+
+
+def _is_day(text):
+  try:
+    return datetime.date.fromisoformat(text).isoformat() == text
+  except ValueError:
+    return False
 
 
 def _split(c):

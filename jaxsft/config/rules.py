@@ -12,6 +12,7 @@ USED_BY = {
   "data.train_on": ("chat",),
   "data.balance": ("classify",),
   "data.chat_template": ("chat", "classify"),
+  "data.template_date": ("chat", "classify"),
   "data.on_empty": ("chat",),
   "data.stratify": ("classify",),
   "data.train_on_tools": ("chat",),

@@ -140,6 +140,12 @@ FLIPS = {
     {"data__path": "CONTROL TOKENS", "!refused": True},
   ),
   "data.chat_template": ("data", CHAT, "TEMPLATE", {}),
+  "data.template_date": (
+    "data",
+    CHAT,
+    "2026-01-31",
+    {"data__chat_template": "DATED TEMPLATE", "!refused": True},
+  ),
   "data.prefetch": ("run", CLASSIFY, 2, {}),
   "clean.text": ("data", CLASSIFY, ("stop_words:english",), {}),
   "clean.secrets": ("data", CLASSIFY, "mask", ODD),
@@ -389,6 +395,8 @@ def seen(files, tmp_path_factory):
   named |= {f"DATA OF {task}": files("bert", task)[1] for task in ("classify", "number")}
 
   def value(given):
+    if given == "DATED TEMPLATE":
+      return "{{ strftime_now('%d') }}" + tiny.letter_tokenizer().chat_template
     if given == "TEMPLATE":
       return tiny.letter_tokenizer().chat_template.replace("message['role']", "'a'", 1)
     if isinstance(given, tuple):
