@@ -117,6 +117,9 @@ def test_a_run_keeps_the_numbers_of_further_sets(place, tmp_path, monkeypatch):
   )[0]
   assert kept["more/accuracy"] == again["accuracy"]
   assert kept["more/loss"] == pytest.approx(again["loss"], rel=1e-5)
+  read = json.loads((run.directory / "data.json").read_text())["rows"]["sources"]
+  assert [one["key"] for one in read] == ["data.path", "evaluate.sets['more']"]
+  assert {one["format"] for one in read} == {"jsonl"} and read[1]["rows"] == 10
 
 
 def test_every_model_has_a_directory_of_its_own():

@@ -142,6 +142,9 @@ def test_the_default_configuration(repository):
   assert texts("hf:owner/name/train") == ["x.jsonl"]
   repository({"README.md": HEADER.replace("name: names", "name: n\n  default: true")} | files)
   assert texts("hf:owner/name/test") == ["main/b.jsonl"]
+  two = HEADER.replace("name: names", "name: n\n  default: true")
+  repository({"README.md": two.replace("name: plain", "name: default")} | files)
+  refused("hf:owner/name/train", "4 configurations", "default")
 
 
 def test_a_directory_as_configuration(repository):
