@@ -1,4 +1,10 @@
-"""What a checkpoint is and what training it takes.
+"""The doctor of a config's data; or what a checkpoint is and what training it takes.
+
+  python -m jaxsft.inspect --config=configs/x.py [--config.a.b=v …] [--json=FILE] [--html=FILE]
+
+Prepares the rows as training would and prints what it finds in three grades: what refuses to
+train, what warns, what is noted (docs/doctor.md). --html is a page with the tokens as the model
+will see them. Exit codes: 0 training would start, 1 it would not.
 
   python -m jaxsft.inspect --model=DIR_OR_NAME [--rows=8] [--length=512] [--json=FILE]
 
@@ -10,17 +16,20 @@ read, only their names and shapes.
 import dataclasses
 import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 
 from jaxsft import command, families, log, models, pretrained, start
+from jaxsft.doctor import examination, page
 from jaxsft.errors import UsageError
 from jaxsft.tuning import select
 
 PARITY = pathlib.Path(families.__file__).with_name("parity.json")
 METHODS = ("all", "head")
 SHOWN = 10  # labels
+OF_MODEL = ("rows", "length", "sha256", "revision", "allow_pytorch_bin")  # flags
 REMATS = ("none", "dots", "full")
 FLOAT = 4  # bytes of a trained weight, its gradient, and each of AdamW's two moments
 
@@ -111,10 +120,37 @@ def _residuals(network, rows, length):
 
 
 def main(argv):
-  flags = {"model": "", "rows": 8, "length": 512, "json": None}
+  flags = {"model": None, "rows": 8, "length": 512, "json": None, "html": None}
   flags |= {"sha256": None, "revision": None, "allow_pytorch_bin": False}
-  _, flags = command.parse(argv, flags, needs_config=False)
+  config, found = command.parse(argv, flags, needs_config=False)
   start.quiet()
+  if (config is None) == (found["model"] is None):
+    raise UsageError("expected --config=configs/….py for its data, or --model=… for a model")
+  if config is None:
+    _model(found)
+    return
+  if given := [name for name in OF_MODEL if found[name] != flags[name]]:
+    raise UsageError(f"--{given[0]}: is for --model, not for --config")
+  _data(config, found["json"], found["html"])
+
+
+def _data(config, json_file, html_file):
+  """Prints and writes the examination of a config's data; exits with 1 where it is refused."""
+  result = log.scrub(examination.examine(config))
+  print(examination.text(result))
+  if json_file:
+    log.write_json(json_file, result)
+  if html_file:
+    page.write(html_file, result)
+    print(f"page       {html_file}")
+  if examination.refused(result):
+    sys.exit(1)
+
+
+def _model(flags):
+  """Prints and writes what a checkpoint is."""
+  if flags["html"] is not None:
+    raise UsageError("--html: is for --config, not for --model")
   for name in ("rows", "length"):
     if flags[name] < 1:
       raise UsageError(f"--{name}={flags[name]}: expected at least 1")

@@ -7,6 +7,7 @@ import runpy
 
 from jaxsft import config as config_lib
 from jaxsft import families
+from jaxsft.doctor import codes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -15,6 +16,15 @@ def test_settings_page_is_current():
   page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]()
   written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
   assert written == page, "run python docs/make_settings.py"
+
+
+def test_doctor_page_is_current():
+  page = runpy.run_path(str(ROOT / "docs" / "make_doctor.py"))["page"]()
+  written = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+  assert written == page, "run python docs/make_doctor.py"
+  settings = {line.split(" = ")[0] for line in config_lib.describe(config_lib.Config())}
+  named = {name for code in codes.CODES.values() for name in re.findall("`(.+?)`", code.remedy)}
+  assert {f"config.{name}" for name in named} <= settings
 
 
 def test_readme_table_of_families_is_what_was_recorded():
