@@ -42,7 +42,8 @@ look, not an error: nothing is changed or left out.
 | `task`, `model`, `data` | as the config has them |
 | `counts` | findings of each grade |
 | `findings` | a list of `grade`, `code`, `text`, `rows` (ids, at most 20) |
-| `rows`, `sets`, `duplicates`, `plan` | as in `data.json`; sets with `histograms`, `numbers` |
+| `rows`, `duplicates`, `plan` | as in `data.json` |
+| `sets` | the same, with `histograms`, `numbers`, `of_parts` of a mixture |
 | `report` | the same as lines |
 | `suspects` | `judged` of `total`, `count`, and the first 50; null: no labels to judge |
 | `examples` | tokens of the examples that the page shows |

@@ -5,8 +5,8 @@ from jaxsft.data import audit
 from jaxsft.doctor import findings, parts
 from jaxsft.tuning import select
 
-SAID = ("batch-larger-than-data",)
-"""Codes of findings that are among the plan's notes."""
+SAID = ("batch-larger-than-data", "cleaning")
+"""Codes of findings that are among the notes."""
 
 
 def report(prepared, config, shapes, chosen, schedule):
@@ -20,14 +20,6 @@ def report(prepared, config, shapes, chosen, schedule):
   }
   found = findings.findings(prepared, config, sets)
   findings.refuse(found)
-  rows = audit.Rows(
-    prepared.rows.read,
-    len(prepared.rows.train) + len(prepared.rows.held_out) - prepared.rows.copies,
-    prepared.rows.left_out,
-    prepared.rows.split,
-    prepared.rows.changes,
-    prepared.rows.sources,
-  )
   leaves = tuple(
     audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))
     for path, leaf in select.paths(shapes)
@@ -41,10 +33,10 @@ def report(prepared, config, shapes, chosen, schedule):
     label = "" if label == "" else f"  → {label}"
     samples.append(audit.mark(sample["text"], [tuple(s) for s in sample["spans"]]) + label)
   return audit.audit(
-    rows,
+    rows_of(prepared),
     sets["train"],
     sets.get("held out"),
-    _with_notes(prepared, config),
+    plan_of(prepared, config),
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,
@@ -52,7 +44,14 @@ def report(prepared, config, shapes, chosen, schedule):
   )
 
 
-def _with_notes(prepared, config):
+def rows_of(prepared):
+  """audit.Rows of a `prepare.Prepared`."""
+  rows = prepared.rows
+  kept = len(rows.train) + len(rows.held_out) - rows.copies
+  return audit.Rows(rows.read, kept, rows.left_out, rows.split, rows.changes, rows.sources)
+
+
+def plan_of(prepared, config):
   """The plan's summary with what else is to be known before it runs."""
   summary, context = prepared.plan.summary(), prepared.context
   notes = list(prepared.rows.warnings)

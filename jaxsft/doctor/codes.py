@@ -73,7 +73,7 @@ CODES = {
     "warns",
     "Evaluated rows say the same as training rows (case and spaces aside), so their numbers "
     "are too good.",
-    "the files, or `data.split`",
+    "the files, `clean.overlap`, or `data.split_by`",
   ),
   "ids-in-a-set": Code(
     "warns",
@@ -84,10 +84,15 @@ CODES = {
     "warns",
     "Evaluated rows differ from training rows only in punctuation, case or spaces "
     "(doctor only).",
-    "the files, or `data.split`",
+    "the files, `clean.near_duplicates`, or `data.split_by`",
   ),
   "label-conflicts": Code(
-    "warns", "Training rows with the same text have different labels.", "the rows"
+    "warns",
+    "Training rows with the same text have different labels.",
+    "the rows, or `clean.duplicates`",
+  ),
+  "cleaning": Code(
+    "warns", "What cleaning itself found reason to say.", "what the sentence names"
   ),
   "unseen-labels": Code(
     "warns",
@@ -138,12 +143,12 @@ CODES = {
   # notes
   "some-dropped": Code("notes", "At most 1 % of a set's rows are left out.", "`data.too_long`"),
   "duplicates": Code(
-    "notes", "Training rows say the same (case and spaces aside).", "the rows"
+    "notes", "Training rows say the same (case and spaces aside).", "`clean.duplicates`"
   ),
   "near-duplicates": Code(
     "notes",
     "Training rows differ only in punctuation, case or spaces (doctor only).",
-    "the rows",
+    "`clean.near_duplicates`",
   ),
   "rare-labels": Code("notes", "Labels with fewer than 10 training rows.", "the rows"),
   "number-outliers": Code(

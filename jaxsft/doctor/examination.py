@@ -2,7 +2,7 @@
 
 import json
 
-from jaxsft import prepare, pretrained, start
+from jaxsft import preflight, prepare, pretrained, start
 from jaxsft.data import audit
 from jaxsft.doctor import figures, findings, of_texts, parts, suspects, tokens
 from jaxsft.doctor.codes import GRADES, found
@@ -19,7 +19,8 @@ def examine(config):
   finding too; UsageError for settings that do not fit is raised.
   """
   result = {"version": VERSION, "task": config.task, "model": config.model.path}
-  result |= {"data": config.data.path}
+  mix = config.data.mix or {}
+  result["data"] = ", ".join(part.path for part in mix.values()) or config.data.path
   try:
     base = pretrained.open_base(config.model)
     prepared = prepare.prepare(config, base, start.mesh_of(config.mesh))
@@ -36,19 +37,15 @@ def examine(config):
     *of_texts.near(prepared),
     *suspects.finding(judged),
   ])  # fmt: skip
-  rows = prepared.rows
-  described = audit.audit(
-    audit.Rows(rows.read, len(rows.train) + len(rows.held_out), rows.left_out, rows.split),
-    sets["train"],
-    sets.get("held out"),
-    prepared.plan.summary(),
-  )
+  rows, plan = preflight.rows_of(prepared), preflight.plan_of(prepared, config)
+  described = audit.audit(rows, sets["train"], sets.get("held out"), plan)
   result = _graded(result, all_found) | described.as_dict()
   for name in ("leaves", "samples", "rates", "warnings"):  # of weights, and said otherwise
     del result[name]
   for name, part in parts.examples_of(prepared).items():
     result["sets"][name]["histograms"] = figures.lengths(part, prepared)
     result["sets"][name]["numbers"] = figures.numbers(part, prepared)
+    result["sets"][name]["of_parts"] = figures.of_parts(part, prepared)
   result["report"] = described.lines()
   result["suspects"] = _suspects(judged)
   result["examples"] = [

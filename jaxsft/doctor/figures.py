@@ -1,6 +1,10 @@
 """Numbers of prepared data: lengths, labels, and what packing makes of them."""
 
+import dataclasses
+
 import numpy as np
+
+from jaxsft import labels
 
 BINS = 40
 QUANTILES = {
@@ -38,6 +42,32 @@ def lengths(part, prepared):
     "source": histogram(found[:, 0], context.max_length),
     "target": histogram(found[:, 1], context.max_target_length),
   }
+
+
+def of_parts(part, prepared):
+  """{data set of a mixture: {"rows", "examples", "histogram", "labels"}}; {} where none is."""
+  store, found = part.store, {}
+  members = np.array([row.part for row in part.rows])[np.asarray(store.values["row"])]
+  lengths = np.asarray(store.lengths).reshape(len(store), -1).sum(1)
+  for name in filter(None, dict.fromkeys(row.part for row in part.rows)):
+    own = np.flatnonzero(members == name)
+    if len(own):
+      found[name] = {
+        "rows": sum(row.part == name for row in part.rows),
+        "examples": len(own),
+        "histogram": histogram(lengths[own], None),
+        "labels": _labels(store, own, prepared.context),
+      }
+  return found
+
+
+def _labels(store, own, context):
+  """{label: examples} of some examples; {} where they have none, or numbers."""
+  if "label" not in store.values or context.label_type == "number":
+    return {}
+  some = dataclasses.replace(store, values={"label": store.values["label"][own]})
+  counts = labels.counts(some, len(context.labels)).tolist()
+  return {name: n for name, n in zip(context.labels, counts, strict=True) if n}
 
 
 def numbers(part, prepared):

@@ -37,6 +37,7 @@ def findings(prepared, config, described=None) -> list[Finding]:
   if config.data.id is not None:
     result += shared_ids(described["train"], prepared.sets)
   result += [*left_out(prepared.rows), *repeated_ids(described["train"])]
+  result += [found("cleaning", text) for text in prepared.rows.warnings]
   result += of_texts.check(prepared, examples, described)
   result += of_labels.check(prepared, config, described)
   result += of_tokens(prepared, described["train"], config)

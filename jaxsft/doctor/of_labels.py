@@ -78,8 +78,7 @@ def _classes(prepared, config, described):
         "imbalance",
         f"{most} has {counts[most]:,} training rows, {least} {counts[least]:,}: always "
         f"answering {most} is right in {share:.0%}; set loss.class_weights='balanced' or "
-        "data.balance='classes', and "
-        "judge by a metric such as evaluate.metric='macro_f1'",
+        "data.balance='classes', and judge by a metric such as evaluate.metric='macro_f1'",
       )
   held = described["held out"].labels if "held out" in described else {}
   if len(held) == 1 and len(names) > 1 and prepared.context.label_type == "single":

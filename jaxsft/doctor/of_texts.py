@@ -24,7 +24,7 @@ def check(prepared, examples, described):
     yield found(
       "duplicates",
       f"{len(twice):,} of {len(ids):,} training rows say what another says: {_pairs(twice)}; "
-      "remove them from the rows, unless their weight is meant",
+      "set clean.duplicates='drop', unless their weight is meant",
       [id for id, _ in twice],
     )
   for name, part in evaluated(prepared).items():
@@ -35,7 +35,7 @@ def check(prepared, examples, described):
       yield found(
         "leakage",
         f"{len(leaked):,} of {len(part.rows):,} {name} rows say what a training row says: "
-        f"{_pairs(leaked)}; their numbers will be too good: remove one of the two",
+        f"{_pairs(leaked)}; their numbers will be too good: set clean.overlap='drop'",
         [id for id, _ in leaked],
       )
   yield from conflicts(prepared, keys)
@@ -98,7 +98,7 @@ def conflicts(prepared, keys):
     yield found(
       "label-conflicts",
       f"{len(texts):,} texts stand in training rows with different answers: {shown}; correct "
-      "the rows, or keep one of each",
+      "the rows, or set clean.duplicates='drop', which keeps the first",
       [id for row in rows for id in (row[0], row[2])],
     )
 

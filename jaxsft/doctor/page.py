@@ -108,7 +108,24 @@ def _numbers(result):
     if found["numbers"]:
       shown.append(_histogram(found["numbers"], "label"))
     shown.append(_bars(found["labels"]))
-  return "".join(shown)
+    for part, own in found["of_parts"].items():
+      what = f"{own['rows']:,} rows of {part}, {own['examples']:,} examples, their tokens"
+      shown += [_histogram(own["histogram"], what), _bars(own["labels"])]
+  return "".join([*shown, _changes(result["rows"]["changes"])])
+
+
+def _changes(changes):
+  """What cleaning and augmentation did, with samples before and after."""
+  if not changes:
+    return ""
+  rows = [
+    f"<tr><td>{_text(change['what'])}</td><td>{_text(s['row'])}</td>"
+    f"<td>{_text(s['before'])}</td><td>{_text(s.get('after', ''))}</td></tr>\n"
+    for change in changes
+    for s in change["samples"]
+  ]
+  head = "<tr><th>what was done</th><th>row</th><th>before</th><th>after</th></tr>\n"
+  return f"<h3>Cleaning</h3>\n<table>\n{head}{''.join(rows)}</table>\n"
 
 
 def _histogram(found, what):

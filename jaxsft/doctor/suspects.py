@@ -189,10 +189,17 @@ def _sample(items, classes):
   return [items[i] for i in sorted(order)]
 
 
+def _rows(prepared):
+  """(set, its rows) without the copies that augmentation made, which say nothing new."""
+  for name, part in parts.examples_of(prepared).items():
+    copies = prepared.rows.copies if name == "train" else 0
+    yield name, part.rows[: len(part.rows) - copies]
+
+
 def _of_rows(prepared):
   items = []
-  for name, part in parts.examples_of(prepared).items():
-    for row in part.rows:
+  for name, rows in _rows(prepared):
+    for row in rows:
       said = [row.fields[n] for n in parts.CONTENT if row.fields.get(n) is not None]
       text = " | ".join(map(str, said))[:LONGEST]
       items.append(_Item(row.id, name, text, text, text, row.fields["label"], text.casefold()))
@@ -202,8 +209,8 @@ def _of_rows(prepared):
 def _of_words(prepared):
   """The words of a row with their neighbours, of which two stand on each side."""
   items, context = [], prepared.context
-  for name, part in parts.examples_of(prepared).items():
-    for row in part.rows:
+  for name, rows in _rows(prepared):
+    for row in rows:
       read = words.read(row.fields, context.tokenizer)
       tags = tasks.TASKS["tag"].gold_tags(row.fields, read.words, read.text, context)
       said = [read.text[start:end] for start, end in read.words]

@@ -70,8 +70,14 @@ def batch_rows(prepared, config, count=2):
   store, plan, found = prepared.train.store, prepared.plan, []
   rows = plan.batch(0)[:count]
   _, row_length, segments = plan.shape(0)
-  weighting = config.loss.weighting
-  batch = feed.batch(store, rows, row_length=row_length, segments=segments, weighting=weighting)
+  batch = feed.batch(
+    store,
+    rows,
+    row_length=row_length,
+    segments=segments,
+    weighting=config.loss.weighting,
+    scale=prepared.scale,
+  )
   for number in range(len(rows)):
     one = {name: values[number] for name, values in batch.items()}
     streams = {}

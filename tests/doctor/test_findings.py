@@ -105,6 +105,11 @@ CASES = {
     ("classify", changed(sentences(), r9={"text": "the the good"}), HELD, {}),
     "1 texts .*: r9 says pos, r0 says neg",
   ),
+  "cleaning": (
+    ("classify", changed(sentences(), r9={"text": "the the good"}), HELD,
+     {"clean__duplicates": "drop"}),
+    "r9.*r0|r0.*r9",
+  ),
   "unseen-labels": (
     ("classify", sentences(), changed(HELD, r1={"label": "odd"}),
      {"data__labels": ("neg", "pos", "odd")}),

@@ -283,3 +283,53 @@ def test_rows_that_cannot_be_read_are_a_finding(run, tmp_path):
 def test_wrong_usage_is_exit_code_2(run, flags, said):
   code, _, err = run(test_findings.sentences(), *flags)
   assert code == 2 and said in err
+
+
+def test_each_data_set_of_a_mixture_has_its_figures(prepared, tmp_path):
+  rows = test_findings.sentences(60)
+  for name, part in (("a", rows[:40]), ("b", [row | {"label": "pos"} for row in rows[40:]])):
+    conftest.write(tmp_path / f"{name}.jsonl", part, name)
+  mix = {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in "ab"}
+  data, config = prepared("classify", "", data__mix=mix, data__path="")
+  result = examination.examine(config)
+  for name, part in parts.examples_of(data).items():
+    found = result["sets"][name]["of_parts"]
+    for own in "ab":
+      labels = collections.Counter(r.fields["label"] for r in part.rows if r.part == own)
+      assert (
+        found[own]["rows"] == sum(labels.values()) == sum(found[own]["histogram"]["counts"])
+      )
+      assert found[own]["labels"] == labels and found[own]["rows"] > 0
+  assert set(result["sets"]["train"]["of_parts"]["b"]["labels"]) == {"pos"}
+  text = "".join(Page(page.make(result)).texts)
+  assert " rows of a, " in text and result["plan"]["mixture"][0]["name"] == "a"
+
+
+def test_what_cleaning_did_is_on_the_page(prepared):
+  rows = [row | {"text": f"{row['text']} <b>"} for row in test_findings.sentences(60)]
+  rows[7]["text"] = rows[2]["text"]
+  settings = {"clean__text": ("markup",), "clean__duplicates": "drop"}
+  _, config = prepared("classify", rows, **settings)
+  result = examination.examine(config)
+  assert "duplicates" not in {one["code"] for one in result["findings"]}
+  text = page.make(result)
+  found = Page(text)
+  assert (
+    "<b>"
+    not in text.replace("<b>neg</b>", "")
+    .replace("<b>pos</b>", "")
+    .partition("Cleaning</h3>")[2]
+    .partition("<h2>")[0]
+  )
+  changes = result["rows"]["changes"]
+  assert {change["rows"] for change in changes} >= {60, 1}
+  assert all(any(change["what"] in part for part in found.texts) for change in changes)
+
+
+def test_copies_of_augmentation_are_no_suspects(prepared):
+  from jaxsft.doctor import suspects
+
+  settings = {"augment__copies": 2, "augment__swap": 0.5}
+  data, _ = prepared("classify", test_findings.sentences(60), **settings)
+  assert data.rows.copies > 20
+  assert suspects.search(data).total == 60
