@@ -9,6 +9,7 @@ ROLES = ("system", "user", "assistant", "tool")
 UNKNOWN = "\ufdd0"  # in the place of an answer; a noncharacter, which occurs in no text
 ANSWERS = {"prompt": "completion", "instruction": "output"}
 """Field that asks -> the field of its answer, which a row to be answered may lack."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of what stands before answers
 WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
 
 

@@ -49,17 +49,18 @@ def encode(row, context):
 
 def _encode(fields, context):
   made = _of_text if forms.form(fields) == "text" else _of_conversation
-  parts, examples, note = made(fields, context)
+  parts, examples, notes = made(fields, context)
   rendered = parts[0][0]
   if any(part.hidden for part, _ in parts):
-    note = f"{note}, with control tokens escaped" if note else "with control tokens escaped"
+    notes.append("with control tokens escaped")
   stop_ids = frozenset().union(*(tokens.stop_ids for _, tokens in parts)) if examples else ()
   spans = [(start, end) for start, end, _ in rendered.spans]
+  note = ", ".join(notes) or None
   return tasks.Encoded(tuple(examples), note, rendered.text, spans, frozenset(stop_ids))
 
 
 def _of_conversation(fields, context):
-  """([(Rendered, Tokens)], their examples, note) of a row's conversation.
+  """([(Rendered, Tokens)], their examples, notes) of a row's conversation.
 
   Of one that is dropped the first part is what is shown of it.
   """
@@ -76,14 +77,23 @@ def _of_conversation(fields, context):
     lost += left_out
     parts += [part[:2] for part in kept]
   if not parts:
-    return [make(whole[0])], [], "dropped: too long"
-  note = (
-    {"truncate": "truncated", "turns": "divided by turns"}[context.too_long] if cut else None
-  )
+    return [make(whole[0])], [], ["dropped: too long"]
+  notes = []
   if lost:
     what = "answers" if context.train_on == "each" else "exchanges"
-    note = f"truncated: without {lost} {what} that are too long" + f", {note}" * bool(note)
-  return parts, [_example(tokens) for _, tokens in parts], note
+    notes.append(f"truncated: without {lost} {what} that are too long")
+  if cut:
+    notes.append({"truncate": "truncated", "turns": "divided by turns"}[context.too_long])
+  if not notes and _thoughts_left_out(messages, parts):
+    notes.append("with thoughts that the chat template does not write")
+  return parts, [_example(tokens) for _, tokens in parts], notes
+
+
+def _thoughts_left_out(messages, parts):
+  """Whether what an answer that trains was thought by stands nowhere."""
+  said = [m.get(key) for m in messages if m["train"] for key in conversations.THOUGHTS]
+  said = [text.strip() for text in said if isinstance(text, str)]
+  return any(all(text not in part.text for part, _ in parts) for text in said)
 
 
 def _alone(messages):
@@ -164,18 +174,18 @@ def _example(tokens):
 
 
 def _of_text(fields, context):
-  """([(Rendered, Tokens)], its examples, note) of a plain text."""
+  """([(Rendered, Tokens)], its examples, notes) of a plain text."""
   text, escape = forms.text(fields), context.control_tokens == "escape"
   made = chat.plain(text, context.tokenizer, escape=escape)
   if _fits(made, context):
-    return [made], [_example(made[1])], None
+    return [made], [_example(made[1])], []
   if context.too_long == "drop":
-    return [made], [], "dropped: too long"
+    return [made], [], ["dropped: too long"]
   if context.too_long == "truncate":
     made = chat.plain(text, context.tokenizer, context.max_length + 1, escape)
-    return [made], [_example(made[1])], "truncated"
+    return [made], [_example(made[1])], ["truncated"]
   if context.too_long == "windows":
-    return [made], _windows(_example(made[1]), context), "read in windows"
+    return [made], _windows(_example(made[1]), context), ["read in windows"]
   ways = "'windows', 'truncate' or 'drop'"
   ways += ": plain text has no turns" * (context.too_long == "turns")
   return _refuse_length(made[1], context, ways)

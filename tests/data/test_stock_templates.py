@@ -156,6 +156,17 @@ def test_flags_of_messages_say_what_trains(name):
       check(name, "three", shown, trained, ids, supervised)
 
 
+@pytest.mark.parametrize("name", stock.STOCK)
+def test_thoughts_that_a_template_does_not_write_are_counted(name):
+  left_out = "with thoughts that the chat template does not write"
+  for key in conversations.THOUGHTS:
+    talk = [{k if k != "why" else key: v for k, v in m.items()} for m in stock.THOUGHT]
+    encoded = task.encode(Row("a", "a", {"messages": talk}), context(name, train_on="each"))
+    written = "Two\nand." in tokenizer(name).apply_chat_template(talk, tokenize=False)
+    assert encoded.note == (None if written else left_out)
+    assert written or key != stock.STOCK[name].thinking
+
+
 @pytest.mark.parametrize("name", [n for n, one in stock.STOCK.items() if one.tools])
 def test_calls_train_or_not_and_results_never(name):
   messages, index = stock.conversation(name, "tools"), {True: [1, 3], False: [3]}

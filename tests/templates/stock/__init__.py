@@ -153,6 +153,7 @@ def tools(which):
   return TOOLS if which == "tools" else None
 
 
+THOUGHT = CONVERSATIONS["thought"]
 CASES = [
   (name, which)
   for name, stock in STOCK.items()
