@@ -44,26 +44,33 @@ def delivered(files, monkeypatch):
 
 
 @pytest.mark.parametrize("packing", ["pack", "none", "buckets"])
-@pytest.mark.parametrize("train_on", ["all", "last"])
+@pytest.mark.parametrize("train_on", ["all", "last", "each"])
 def test_answers_and_their_ends_are_supervised(delivered, packing, train_on):
   pair = ("llama", "chat")
   job, found = delivered(pair, data__packing=packing, data__train_on=train_on)
-  assert sorted(row.id for row, *_ in found) == sorted(job.data.train.store.ids)
+  ids = job.data.train.store.ids
+  assert sorted(row.id for row, *_ in found) == sorted(id.partition("#")[0] for id in ids)
   tokenizer, turns = job.base.tokenizer, 0
-  for row, tokens, *_ in found:
-    answers = [m["content"] for m in row.fields["messages"] if m["role"] == "assistant"]
-    answers = answers[-1:] if train_on == "last" else answers
+  for row, tokens, place, batch in found:
+    messages = row.fields["messages"]
+    if train_on == "each":  # its number says which answer it is
+      number = int(ids[batch["example_ids"][place]].partition("#")[2] or 0)
+      ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
+      messages = messages[: ends[number]]
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    answers = answers if train_on == "all" else answers[-1:]
     supervised = tokens["targets"][tokens["weights"] > 0]
     assert tokenizer.decode(supervised) == "".join(f"{a}<|im_end|>" for a in answers)
     assert set(tokens["weights"]) == {0.0, 1.0}
     assert not tokens["targets"][tokens["weights"] == 0].any()
     turns += len(answers)
-    text = tokenizer.apply_chat_template(row.fields["messages"], tokenize=False)
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
     assert text.startswith(tokenizer.decode(tokens["inputs"]))
     assert list(tokens["positions"]) == list(range(len(tokens["inputs"])))
   end = tokenizer.convert_tokens_to_ids("<|im_end|>")
   assert job.data.train.counts["stop_ids"] == [end]
-  assert turns > len(found) or train_on == "last"  # some rows have two
+  rows = len(job.data.train.rows)
+  assert turns == rows if train_on == "last" else turns > rows  # some rows have two
 
 
 @pytest.mark.parametrize("packing", ["pack", "none"])
