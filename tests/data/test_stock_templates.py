@@ -1,9 +1,12 @@
 """The mask over the chat templates that models ship: the answers, their ends, nothing else."""
 
 import functools
+import os
+import pathlib
 
 import numpy as np
 import pytest
+import transformers
 
 from jaxsft import tasks
 from jaxsft import tokenizer as tokenizer_lib
@@ -328,3 +331,29 @@ def test_packed_and_padded_rows_hold_the_same(name, packing):
       check(name, which, shown, trained, ids, supervised, pad)
       seen.append(int(batch["example_ids"][r, m]))
   assert sorted(seen) == list(range(len(known)))
+
+
+REAL = {
+  "smollm2-135m-instruct": "smollm2",
+  "qwen2.5-coder-1.5b-instruct": "qwen2_5",
+  "minimind2-small": "qwen2_5",
+  "gemma3-270m": "gemma3",  # a base model, which has no template of its own
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("directory", REAL)
+def test_real_tokenizers_supervise_the_same(directory):
+  name = REAL[directory]
+  path = pathlib.Path(os.environ["JAXSFT_CHECKPOINTS"]) / directory
+  words = transformers.AutoTokenizer.from_pretrained(path)
+  template = None if words.chat_template else stock.template(name)
+  for which in [w for n, w in stock.CASES if n == name]:
+    messages, tools = stock.conversation(name, which), stock.tools(which)
+    read = conversations.conversation({"messages": messages})
+    tokens = chat.tokenize(chat.render(read, words, template, tools), words, template)
+    told = words.apply_chat_template(messages, tools=tools, chat_template=template)
+    assert tokens.ids.tolist() == told["input_ids"]
+    said = "".join(stock.answer(name, messages, i) for i in answers(messages))
+    found = words.decode(tokens.ids[tokens.supervised])
+    assert found.removeprefix("\n") == said  # "\n " may be one token
