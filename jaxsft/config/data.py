@@ -151,7 +151,9 @@ class Data:
   tools return and what the system says is never learnt."""
   control_tokens: Literal["refuse", "escape"] = "refuse"
   """chat: texts with a control token, such as <|im_end|>, are an error; or it is kept as text
-  that ends or opens nothing: tokens of its letters."""
+  that ends or opens nothing: tokens of its letters. With other tasks they are an error; only
+  the unknown token's name, typed into a text that is read and not learnt, says no more there
+  than an unknown word, and passes."""
   chat_template: str | None = None
   """chat: Jinja text or path of a .jinja file that replaces the tokenizer's own template."""
   template_date: str | None = None
