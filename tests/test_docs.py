@@ -1,5 +1,7 @@
 """The documents say what the code says: the settings page, and every command of the README."""
 
+import ast
+import dataclasses
 import json
 import pathlib
 import re
@@ -42,6 +44,24 @@ def test_readme_names_only_settings_that_exist():
   known = {line.split(" = ")[0] for line in config_lib.describe(config_lib.Config())}
   named = set(re.findall(r"--(config\.[a-z_.0-9]+)", readme))
   assert len(named) >= 5 and named <= known
+
+
+def test_settings_in_the_page_about_data_are_settings():
+  page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+  blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  assert len(blocks) >= 3
+  for block in blocks:
+    *before, last = ast.parse(block).body
+    names = dict(vars(config_lib))
+    exec(compile(ast.Module(before, []), "data.md", "exec"), names)
+    found = eval(compile(ast.Expression(last.value), "data.md", "eval"), names)
+    whole = found if isinstance(found, config_lib.Config) else config_lib.Config(data=found)
+    task = "seq2seq" if whole.data.prompt else "chat" if whole.data.mix else "classify"
+    model = config_lib.Model(path="m")
+    config_lib.check(dataclasses.replace(whole, task=task, model=model))
+  named = set(re.findall(r"`(data\.[a-z_0-9]+)", page))
+  known = {f"data.{field.name}" for field in dataclasses.fields(config_lib.Data)}
+  assert named - {"data.json"} <= known
 
 
 def test_readme_names_only_files_that_exist():
