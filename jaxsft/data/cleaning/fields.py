@@ -7,6 +7,8 @@ starts of `answers`, and the tags of tokens of which nothing is left.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxsft.data import read, squad, words
 from jaxsft.data.cleaning import edits, private, record, text
 from jaxsft.errors import JaxsftError
@@ -42,6 +44,7 @@ def _mapped(value: Any, function: Callable[[str], str]) -> Any:
   """A field's value with every text in it replaced."""
   if isinstance(value, str):
     return function(value)
+  value = _plain(value)
   if isinstance(value, list | tuple):
     return [_mapped(part, function) for part in value]
   if isinstance(value, dict):
@@ -49,6 +52,11 @@ def _mapped(value: Any, function: Callable[[str], str]) -> Any:
     kinds = value.get("type") == "text" and "text" in value  # a part of a message's content
     return value | here | ({"text": _mapped(value["text"], function)} if kinds else {})
   return value
+
+
+def _plain(value: Any) -> Any:
+  """An array as a list."""
+  return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def changed(row: read.Row, task: Any, names: Sequence[str], change: Changed) -> read.Row:
@@ -68,7 +76,7 @@ def changed(row: read.Row, task: Any, names: Sequence[str], change: Changed) -> 
       new |= _with_spans(row, name, change)
     else:
       new[name] = _mapped(value, lambda one: change(one, ())[0])
-  same = all(row.fields[name] == value for name, value in new.items())
+  same = all(_plain(row.fields[name]) == value for name, value in new.items())
   return row if same else row._replace(fields=row.fields | new)
 
 
@@ -118,6 +126,7 @@ def _trimmed(text: str, span: edits.Span) -> edits.Span:
 def _tokens(row: read.Row, change: Changed) -> dict[str, Any]:
   """Changed tokens; of what is left empty, the tag goes too, where it is "O"."""
   tokens, tags = row.fields["tokens"], row.fields.get("tags")
+  tokens = _plain(tokens)
   if not isinstance(tokens, list | tuple) or not all(isinstance(t, str) for t in tokens):
     return {}
   new = [change(token, ())[0].strip() for token in tokens]

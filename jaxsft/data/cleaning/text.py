@@ -21,6 +21,7 @@ INVISIBLE = frozenset(
   + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2060, 0x2070))))
 )
 """What is not seen; the joiners U+200C and U+200D are, since scripts and emoji need them."""
+CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(sorted(INVISIBLE))}]")
 BLOCKS = frozenset(
   "address article aside blockquote br caption dd div dl dt fieldset figcaption figure footer "
   "form h1 h2 h3 h4 h5 h6 header hr li main nav ol option p pre section table tbody td tfoot "
@@ -31,6 +32,7 @@ HIDDEN = ("script", "style")
 REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
 URL = re.compile(r"(?<![\w@])(?:(?:https?|ftp)://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}'’]", re.I)
 WORD = re.compile(r"\w+(?:['’]\w+)*")
+SPACES = re.compile(r"\s{2,}|[^\S ]|\A\s|\s\Z")
 STOP_WORDS = "stop_words:"
 DESTROYING = ("whitespace", "lower", "punctuation", "urls", STOP_WORDS)
 """Steps after which secrets and personal data may no longer be told."""
@@ -69,11 +71,9 @@ def _seconds() -> frozenset[str]:
 def control(text: str) -> list[edits.Edit]:
   """Without control characters but tab and newline, zero-width characters and BOMs."""
   found = []
-  for at, c in enumerate(text):
-    if c == "\r" and text[at + 1 : at + 2] != "\n":
-      found.append((at, at + 1, "\n"))
-    elif c in INVISIBLE or (c not in "\t\n" and unicodedata.category(c) == "Cc"):
-      found.append((at, at + 1, ""))
+  for match in CONTROL.finditer(text):
+    lone = match.group() == "\r" and text[match.end() : match.end() + 1] != "\n"
+    found.append((*match.span(), "\n" if lone else ""))
   return found
 
 
@@ -143,18 +143,20 @@ def markup(text: str) -> list[edits.Edit]:
 
 def whitespace(text: str) -> list[edits.Edit]:
   """One space for every run of white space, none at the ends."""
-  pieces = []
-  for match in re.finditer(r"\s+", text):
+  found = []
+  for match in SPACES.finditer(text):
     outer = match.start() == 0 or match.end() == len(text)
-    pieces.append((match.span(), "" if outer else " "))
-  return edits.differences(text, pieces)
+    found.append((*match.span(), "" if outer else " "))
+  return found
 
 
 def lower(text: str) -> list[edits.Edit]:
   """In small letters, as str.lower makes them."""
-  small, at, pieces = text.lower(), 0, []
-  if small == text:
-    return []
+  small = text.lower()
+  if len(small) == len(text):
+    pairs = enumerate(zip(text, small, strict=True))
+    return [(i, i + 1, b) for i, (a, b) in pairs if a != b]
+  at, pieces = 0, []
   for i, c in enumerate(text):
     size = len(c.lower())
     pieces.append(((i, i + 1), small[at : at + size]))
@@ -167,22 +169,22 @@ def punctuation(text: str) -> list[edits.Edit]:
 
   A space takes the place of what stands between two letters or digits, but for apostrophes.
   """
-  found, at = [], 0
-  while at < len(text):
-    end = at
-    while end < len(text) and _is_mark(text[end]):
-      end += 1
-    if end > at:
-      between = at > 0 and end < len(text) and text[at - 1].isalnum() and text[end].isalnum()
-      new = " " if between and text[at:end] not in ("'", "’") else ""
-      found.append((at, end, new))
-    at = max(end, at + 1)
+  found = []
+  for match in _marks().finditer(text):
+    start, end = match.span()
+    between = (
+      start > 0 and end < len(text) and text[start - 1].isalnum() and text[end].isalnum()
+    )
+    found.append((start, end, " " if between and match.group() not in ("'", "’") else ""))
   return found
 
 
 @functools.cache
-def _is_mark(c: str) -> bool:
-  return c in words.SYMBOLS or unicodedata.category(c).startswith("P")
+def _marks() -> re.Pattern:
+  """Runs of what `punctuation` removes."""
+  every = map(chr, range(0x110000))
+  marks = [c for c in every if c in words.SYMBOLS or unicodedata.category(c).startswith("P")]
+  return re.compile(f"[{re.escape(''.join(marks))}]+")
 
 
 def urls(text: str) -> list[edits.Edit]:

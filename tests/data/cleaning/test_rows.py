@@ -3,6 +3,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,7 +101,9 @@ def test_tokens_keep_their_tags():
   assert found == {"tokens": ["EU", "UN"], "tags": ["I-O", "B-O"]}  # still two entities
   with pytest.raises(JaxsftError, match=r"rows:1: .*nothing of the token ','.*'I-O'"):
     cleaned(TAG, ("punctuation",), tokens=["EU", ","], tags=["B-O", "I-O"])
-  assert cleaned(TAG, ("punctuation",), tokens=["EU", ","]) == {"tokens": ["EU"]}
+  for tokens in (["EU", ","], ("EU", ","), np.array(["EU", ","])):
+    assert cleaned(TAG, ("punctuation",), tokens=tokens) == {"tokens": ["EU"]}
+  assert cleaned(TAG, ("lower",), tokens=np.array(["a"]))["tokens"].tolist() == ["a"]
 
 
 WORDS = st.lists(
