@@ -6,10 +6,11 @@
 Evaluates on the rows that the config holds out of training, and on those of evaluate.sets.
 Every example counts exactly once, whatever the batch size, the packing and the number of
 devices; "scored" says how many of the "rows", and what was "left_out" of their files, "dropped"
-or "truncated" is counted by reason. Into --out go every prediction, the worst errors, and the
-numbers with intervals and slices (evaluate.slices). Models of --runs (runs, exports,
-checkpoints of others) are compared with the first by paired tests, into comparison.json. The
-numbers are printed as one JSON object; what they say of the comparison is told on stderr.
+or "truncated" is counted by reason, and texts that config.clean has "changed". Into --out go
+every prediction, the worst errors, and the numbers with intervals and slices (evaluate.slices).
+Models of --runs (runs, exports, checkpoints of others) are compared with the first by paired
+tests, into comparison.json. The numbers are printed as one JSON object; what they say of the
+comparison is told on stderr.
 """
 
 import contextlib
@@ -192,9 +193,9 @@ def main(argv):
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
   for name in names:
     model = _load(name, config)
-    for place, (rows, left_out) in sets.items():
+    for place, (rows, counted) in sets.items():
       metrics, found, context = judge(model, config, rows)
-      metrics |= {"left_out": left_out} if left_out else {}
+      metrics |= counted
       systems[place][name] = (found, context)
       directory = directories[place, name]
       said[place][name] = _summary(directory, found, task, context, metrics, config)
@@ -210,15 +211,16 @@ def main(argv):
 
 
 def _measured_on(config, task):
-  """{place: (cleaned rows, why others of their files are none of them, with counts)}: of those
-  held out, or all where none are, and of config.evaluate.sets.
+  """{place: (cleaned rows, {"left_out": why others of their files are none of them, "changed":
+  what config.clean did to texts, with counts})}: of those held out, or all where none are, and
+  of config.evaluate.sets.
   """
   rows = sources.read_data(config.data, task, cleaning=config.clean)
   held_out, everything = OWN_SETS
   first, called = (held_out, "held-out rows") if rows.held_out else (everything, "rows")
-  found, names = {first: (rows.held_out or rows.train, rows.left_out)}, {first: called}
+  found, names = {first: (rows.held_out or rows.train, rows.counted())}, {first: called}
   for name, more in sources.further_sets(config).items():
-    found[name], names[name] = (more.train, more.left_out), sources.called(name)
+    found[name], names[name] = (more.train, more.counted()), sources.called(name)
   parts = {names[place]: rows for place, (rows, _) in found.items()}
   results.check_slices(config.evaluate.slices, parts)
   return found

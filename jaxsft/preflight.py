@@ -53,8 +53,7 @@ def rows_of(prepared):
 
 def plan_of(prepared, config):
   """The plan's summary with what else is to be known before it runs."""
-  summary, context = prepared.plan.summary(), prepared.context
-  notes = list(prepared.rows.warnings)
+  summary, context, notes = prepared.plan.summary(), prepared.context, []
   if context.class_weights is not None:
     pairs = zip(context.labels, context.class_weights, strict=True)
     notes.append("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in pairs))

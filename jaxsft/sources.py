@@ -36,6 +36,14 @@ class Rows(NamedTuple):
   copies: int = 0
   """How many of the training rows augmentation has made."""
 
+  def counted(self):
+    """{"left_out": {why: rows}, "changed": {by what: rows}}, where there are any."""
+    prefix = record.CHANGED
+    changed = {one.what: one.rows for one in self.changes if one.what.startswith(prefix)}
+    changed = {what.removeprefix(prefix): rows for what, rows in changed.items()}
+    found = {"left_out": self.left_out, "changed": changed}
+    return {name: counts for name, counts in found.items() if counts}
+
 
 def text_steps(cleaning):
   """What a config's `clean` group does to every text, in training and ever after."""

@@ -22,6 +22,7 @@ from tests.bad_inputs import (
   answers,
   chats,
   checkpoints,
+  cleaning,
   configs,
   files,
   made,
@@ -33,6 +34,7 @@ from tests.bad_inputs import (
 from tests.bad_inputs.cases import LONG
 
 CASES = rows.ROWS + files.FILES + chats.CHATS + answers.ANSWERS + tags.TAGS + texts.TEXTS
+CASES += cleaning.CLEANING
 CASES += made.MADE + checkpoints.MODELS + configs.CONFIGS + verbs.RUNS + verbs.VERBS
 
 

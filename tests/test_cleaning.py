@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxsft import evaluate, export, predict, prepare, pretrained, sources, tasks, train
+from jaxsft import evaluate, export, predict, prepare, pretrained, tasks, train
 from jaxsft.config import Clean
 from tests import tiny
 
@@ -76,13 +76,25 @@ def test_evaluations_read_the_same(run):
   texts = {place: [r.fields["text"] for r in rows] for place, (rows, _) in places.items()}
   assert all(text == text.lower().strip("!<>") for found in texts.values() for text in found)
   assert len(texts["more"]) == 25  # duplicates stay where rows are only measured
-  assert sources.further_sets(config)["more"].left_out == {}
+  assert places["more"][1] == {"changed": dict.fromkeys(STEPS, 25)}
 
 
 def test_a_saved_model_still_knows(run, tmp_path):
   model = pretrained.load(run[1] / "export")
   export.save(model, tmp_path / "saved")
   assert pretrained.load(tmp_path / "saved").context.text_steps == STEPS
+
+
+def test_a_model_that_writes_remembers_too(tmp_path):
+  model = pretrained.load(tiny.checkpoint(tmp_path / "llama", "llama"))
+  steps = ("nfkc", 'stop_words:["a"]')
+  context = dataclasses.replace(model.context, text_steps=steps)
+  export.save(dataclasses.replace(model, context=context), tmp_path / "saved")
+  found = json.loads((tmp_path / "saved" / "config.json").read_text())
+  assert found["jaxsft_answers"] == {"text_steps": list(steps)}
+  assert pretrained.load(tmp_path / "saved").context.text_steps == steps
+  export.save(model, tmp_path / "plain")
+  assert "jaxsft_answers" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
 def test_another_step_is_another_store(run):

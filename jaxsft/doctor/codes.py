@@ -92,7 +92,10 @@ CODES = {
     "the rows, or `clean.duplicates`",
   ),
   "cleaning": Code(
-    "warns", "What cleaning itself found reason to say.", "what the sentence names"
+    "warns",
+    "What `clean` met but could not settle: duplicates that contradict the row that stays, "
+    "training rows that nearly equal held-out ones, texts of benchmarks too short to look for.",
+    "the rows, `clean.overlap`, `clean.ngram`",
   ),
   "unseen-labels": Code(
     "warns",

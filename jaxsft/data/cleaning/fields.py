@@ -159,7 +159,7 @@ def normalised(
       new = changed(row, task, task.TEXTS, change)
       if new is not row:
         before, after = (" ".join(texts(r.fields, task.TEXTS)) for r in (row, new))
-        noted.add(f"changed by {step.partition(':[')[0]}", row, before, after)
+        noted.add(record.CHANGED + step.partition(":[")[0], row, before, after)
       row = new
     yield row
 

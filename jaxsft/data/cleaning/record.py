@@ -7,7 +7,7 @@ from jaxsft.data import read
 from jaxsft.data.cleaning import private
 
 SAMPLES = 3
-LEFT_OUT = "left out: "
+LEFT_OUT, CHANGED = "left out: ", "changed by "
 BEFORE, AFTER = 16, 48
 """Characters that a sample shows around the first difference."""
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -310,3 +311,18 @@ def test_rows_that_are_only_measured_change_but_stay(tmp_path):
   )  # fmt: skip
   assert [r.fields["text"] for r in found.held_out] == ["dup", "dup", "mail [email]", "a"]
   assert found.left_out == {}
+
+
+@pytest.mark.parametrize(
+  ("package", "settings", "said"),
+  [
+    ("datasketch", {"near_duplicates": 0.8}, "config.clean.near_duplicates=0.8 needs"),
+    ("py3langid", {"language": "en"}, "config.clean.language='en' needs"),
+  ],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, package, settings, said):
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UsageError) as caught:
+    read_data(tmp_path, labelled("a", "b"), cleaning=Clean(**settings))
+  assert said in str(caught.value) and package in str(caught.value)
+  assert "pip install 'jaxsft[clean]'" in str(caught.value)
