@@ -122,6 +122,13 @@ def test_they_are_refused_in_keys_and_in_what_describes_tools():
   start = tokenizer.convert_tokens_to_ids("<|im_start|>")
   assert ids.count(start) == other.count(start)
   assert "a<|im_start|>" in rendered.text and tokenizer.decode(ids) == rendered.text
+  talk = stock.conversation("qwen2_5", "tools")
+  talk[1] = talk[1] | {"tool_calls": [{"function": call}]}
+  ids = chat.tokenize(chat.render(talk, tokenizer, escape=True), tokenizer).ids.tolist()
+  talk[1] = talk[1] | {"tool_calls": [{"function": call | {"arguments": {"a": 1}}}]}
+  other = tokenizer.apply_chat_template(talk)["input_ids"]
+  end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+  assert ids.count(end) == other.count(end)
 
 
 def test_what_stands_for_tokens_cannot_be_in_the_text():
@@ -130,6 +137,18 @@ def test_what_stands_for_tokens_cannot_be_in_the_text():
   with pytest.raises(JaxsftError, match=r"characters of private use.*remove one or the other"):
     chat.plain(text, tokenizer, escape=True)
   assert chat.plain(chr(control.ALIASES), tokenizer, escape=True)  # nothing is escaped here
+
+
+def test_a_template_whose_control_token_is_none_cannot_be_told_from_text():
+  """This one counts only between spaces, which the template does not write."""
+  tokenizer = stock.tokenizer("chatml")
+  lonely = tokenizers.AddedToken("mark", single_word=True, special=True)
+  tokenizer.add_special_tokens({"additional_special_tokens": [lonely]})
+  template = "x{{ 'mark' }}x" + stock.template("chatml")
+  talk = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "b"}]
+  rendered = chat.render(talk, tokenizer, template, escape=True)
+  with pytest.raises(JaxsftError, match="cannot be escaped with this tokenizer"):
+    chat.tokenize(rendered, tokenizer, template)
 
 
 @pytest.mark.full
