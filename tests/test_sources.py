@@ -21,7 +21,7 @@ SQUAD = {"context": "In 1066.", "qas": [{"id": "q", "question": "When?", "answer
 ROWS = {
   "chat": (
     "a.jsonl.bz2",
-    json.dumps({"messages": TURNS}) + '\n{"text": "b"}\n' + '{"text": "c"}\n',
+    json.dumps({"messages": TURNS, "text": "aside"}) + '\n{"text": "b"}\n' + '{"text": "c"}\n',
     "jsonl, 3 rows, 1 messages, 2 text",
   ),
   "classify": ("a.csv", "text,label,n\na,x,1\nb,y,2\n", "csv, 2 rows, text, label"),
