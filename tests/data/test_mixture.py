@@ -160,15 +160,19 @@ def test_the_mesh_changes_no_update():
 
 def test_the_digest_tells_mixtures_apart():
   lengths, sizes = ragged(100), [70, 30]
-  found = {
-    training(lengths, draw=drawing(sizes, *rest), steps=3).digest()
-    for rest in (([35, 75],), ([35, 76],), ([70, 30],), ([35, 75], 1))
-  }
-  found.add(training(lengths, steps=3).digest())
-  renamed = drawing(sizes, [35, 75])
-  renamed = mixture.Draw(("set0", "other"), renamed.members, renamed.counts)
-  found.add(training(lengths, draw=renamed, steps=3).digest())
-  assert len(found) == 6
+  shapes = (([35, 75],), ([35, 76],), ([70, 30],), ([35, 75], 1))
+  draws = [drawing(sizes, *rest) for rest in shapes]
+  draws.append(mixture.Draw(("set0", "other"), draws[0].members, draws[0].counts))
+  found = {training(lengths, draw=draw, steps=3).digest() for draw in draws}
+  assert len(found | {training(lengths, steps=3).digest()}) == 6
+  assert len({mixture.digest(draw) for draw in draws}) == 5  # not by the first update alone
+
+
+def test_the_digest_sees_what_the_first_update_does_not(monkeypatch):
+  lengths, draw = ragged(100), drawing([70, 30], [35, 75])
+  whole = training(lengths, draw=draw).digest()
+  monkeypatch.setattr(mixture, "digest", lambda draw: "another")
+  assert training(lengths, draw=draw).digest() != whole
 
 
 def test_the_summary_counts_what_a_run_meets():
