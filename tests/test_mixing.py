@@ -30,7 +30,7 @@ def as_csv(path, found, names):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-  """JSONL of 40 sentences, CSV of 24 others with columns of its own; a BERT and a Llama."""
+  """JSONL of 40 sentences, CSV of 24 others with columns of its own; conversations."""
   root = tmp_path_factory.mktemp("mixing")
   tiny.sentences(root / "a.jsonl", 40)
   tiny.sentences(root / "b.jsonl", 24, seed=1)
@@ -38,10 +38,15 @@ def place(tmp_path_factory):
   as_csv(root / "b.csv", found, {"name": "name", "text": "review", "label": "stars"})
   tiny.chats(root / "chats.jsonl", 24)
   tiny.chats(root / "short.jsonl", 12, turns=False)
-  tiny.checkpoint(root / "bert", "bert")
-  tiny.checkpoint(root / "judge", "bert", labels=("neg", "pos"))
-  tiny.checkpoint(root / "llama", "llama")
   return root
+
+
+def checkpoint(place, name):
+  """ "bert", "llama", or "judge", which has a head; made when first asked for."""
+  family, labels = ("bert", ("neg", "pos")) if name == "judge" else (name, ())
+  if not (place / name).exists():
+    tiny.checkpoint(place / name, family, labels=labels)
+  return family, place / name
 
 
 COLUMNS = {"text": "review", "label": "stars"}
@@ -69,8 +74,8 @@ def settings(place, task="classify", model="bert", **changes):
       for name, path in paths.items()
     }
   found = {"data__mix": mix, "data__path": "", **changes}
-  family = {"judge": "bert"}.get(model, model)
-  return tiny.config(family, task, place / model, "", **found)
+  family, path = checkpoint(place, model)
+  return tiny.config(family, task, path, "", **found)
 
 
 # --- rows --------------------------------------------------------------------------------
@@ -242,7 +247,7 @@ def test_labels_are_drawn_equally_often(place, tmp_path):
   rows = [*few, *(row for row in rows if row["label"] == "pos")]
   (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   config = tiny.config(
-    "bert", "classify", place / "bert", tmp_path / "rows.jsonl",
+    "bert", "classify", checkpoint(place, "bert")[1], tmp_path / "rows.jsonl",
     steps=None, epochs=2, data__split=0.0, data__balance="classes",
   )  # fmt: skip
   job = build.job(config, tiny.devices(1))
@@ -320,7 +325,7 @@ def test_balanced_labels_are_no_imbalance(place, tmp_path):
   (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   for balance in ("none", "classes"):
     config = tiny.config(
-      "bert", "classify", place / "bert", tmp_path / "rows.jsonl",
+      "bert", "classify", checkpoint(place, "bert")[1], tmp_path / "rows.jsonl",
       data__split=0.0, data__balance=balance,
     )  # fmt: skip
     found = found_in(build.job(config, tiny.devices(1)))
@@ -423,7 +428,7 @@ def test_the_layout_of_an_update_does_not_change_it(place, task):
 
 
 def test_numbers_of_a_set_are_those_of_an_evaluation_of_it_alone(place):
-  model = jaxsft.load(place / "judge")
+  model = jaxsft.load(checkpoint(place, "judge")[1])
   config = settings(place, model="judge")
   rows = sources.read_data(config.data, CLASSIFY)
   both, found, _ = evaluate.judge(model, config, rows.held_out)

@@ -149,6 +149,15 @@ def test_plans_draw_what_the_epoch_holds_and_resume_anywhere(unit, packing):
   assert fresh.digest("x") == plan.digest("x")
 
 
+def test_epochs_of_packed_rows_may_differ_in_updates():
+  lengths, draw = ragged(100), drawing([70, 30], [23, 10])
+  plan = training(lengths, batch_unit="rows", batch_size=1, epochs=6, draw=draw)
+  each = [len(order._draw(plan, epoch)) for epoch in range(6)]
+  assert len(set(each)) > 1 and plan.num_steps == sum(each)
+  met = [i for step in range(plan.num_steps) for i in plan.examples(step)]
+  assert np.bincount(draw.members[met]).tolist() == [6 * 23, 6 * 10]
+
+
 def test_the_mesh_changes_no_update():
   lengths, draw = ragged(100), drawing([70, 30], [35, 75])
   plan = training(lengths, draw=draw)
