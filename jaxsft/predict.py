@@ -5,7 +5,7 @@
                            [--config=configs/x.py] [--temperature=1.0] [--threshold=0.5]
                            [--sha256=…] [--revision=…] [--fsdp=1] [--tensor=1]
 
-Reads what training reads: --config says how (format, columns, encoding, …), else the file's
+Reads what training reads: --config says how (format, columns, prompt, …), else the file's
 suffix does; of a mixture (data.mix) as its set --part is. Lengths, windows and what is answered
 "" are the config's too, where its task is the model's. Writes one row for each, in their order:
 its id, its fields, and what the model says of it, as JSON objects or, where --out ends with
