@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from jaxsft import preflight
 from jaxsft.data import audit
 from jaxsft.doctor import codes, findings, of_texts
 from jaxsft.errors import JaxsftError
@@ -339,3 +340,17 @@ def test_repeated_ids():
   (one,) = findings.repeated_ids(examples(ids=list("aaab")))
   assert "2 training examples share" in one.text and one.rows == ("a",)
   assert list(findings.repeated_ids(examples())) == []
+
+
+def test_training_says_what_warns_and_refuses_what_must_not_run(prepared):
+  held_out = changed(HELD, r7={"text": "The  THE good"})
+  data, config = prepared("classify", sentences(), held_out, batch_size=101, steps=20)
+  report = preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+  found = by_code(findings.findings(data, config))
+  assert report.warnings == (found["leakage"].text,)
+  assert f"warning    {found['leakage'].text}" in report.lines()
+  assert sum("batch_size 101 is larger" in line for line in report.lines()) == 1
+  same = [row | {"name": f"r{i}"} for i, row in enumerate(HELD)]
+  data, config = prepared("classify", sentences(), same)
+  with pytest.raises(JaxsftError, match="60 ids are both trained on and held out"):
+    preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
