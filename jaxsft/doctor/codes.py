@@ -73,7 +73,7 @@ CODES = {
     "warns",
     "Evaluated rows say the same as training rows (case and spaces aside), so their numbers "
     "are too good.",
-    "the files, `clean.overlap`, or `data.split_by`",
+    "`clean.overlap`, `clean.benchmarks`, or `data.split_by`",
   ),
   "ids-in-a-set": Code(
     "warns",

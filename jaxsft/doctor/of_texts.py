@@ -31,11 +31,14 @@ def check(prepared, examples, described):
     texts = described[name].texts if name in described else map(parts.content, part.rows)
     pairs = zip(part.rows, texts, strict=True)
     leaked = [(row.id, first[k]) for row, text in pairs if (k := plain(text)) in first]
+    fix = "set clean.overlap='drop'"
+    if name != "held out":
+      fix = "clean.benchmarks leaves out training rows by a file"
     if leaked:
       yield found(
         "leakage",
         f"{len(leaked):,} of {len(part.rows):,} {name} rows say what a training row says: "
-        f"{_pairs(leaked)}; their numbers will be too good: set clean.overlap='drop'",
+        f"{_pairs(leaked)}; their numbers will be too good: {fix}",
         [id for id, _ in leaked],
       )
   yield from conflicts(prepared, keys)
@@ -87,30 +90,40 @@ def conflicts(prepared, keys):
   """Training rows of the same text whose answers differ; keys: `plain` of their texts."""
   if prepared.task not in [tasks.TASKS[name] for name in JUDGED]:
     return
-  said, rows, texts = {}, [], set()
+  said, met, texts = {}, [], set()
   for row, key in zip(prepared.train.rows, keys, strict=True):
-    id, answer = said.setdefault(key, (row.id, _answer(row, prepared.task)))
-    if answer != (own := _answer(row, prepared.task)):
-      rows.append((row.id, own, id, answer))
+    first = said.setdefault(key, row)
+    if _answer(first, prepared.task) != _answer(row, prepared.task):
+      met.append((row, first))
       texts.add(key)
-  if rows:
-    shown = "; ".join(f"{a} says {x}, {b} says {y}" for a, x, b, y in rows[:2])
+  if met:
+    shown = "; ".join(_difference(row, first, prepared.task) for row, first in met[:2])
     yield found(
       "label-conflicts",
       f"{len(texts):,} texts stand in training rows with different answers: {shown}; correct "
       "the rows, or set clean.duplicates='drop', which keeps the first",
-      [id for row in rows for id in (row[0], row[2])],
+      [row.id for pair in met for row in pair],
     )
 
 
 def _answer(row, task):
-  """The answer of a row, as it is shown; the order of labels does not count."""
+  """The answer of a row as text; the order of labels does not count."""
   label = row.fields.get("label")
   if isinstance(label, list):
-    text = ", ".join(sorted(label)) or "(none)"
-  else:
-    text = ", ".join(str(row.fields[name]) for name in task.GOLD if name in row.fields)
-  return text if len(text) <= MOST else f"{text[:MOST]}… ({hash(text) & 0xFFFF:04x})"
+    return ", ".join(sorted(label)) or "(none)"
+  return ", ".join(str(row.fields[name]) for name in task.GOLD if name in row.fields)
+
+
+def _difference(row, other, task):
+  """What two rows say of the same text; of words the first that they disagree on."""
+  tags, others = row.fields.get("tags"), other.fields.get("tags")
+  said, says = _answer(row, task), _answer(other, task)
+  where = ""
+  if tags and others and len(tags) == len(others):
+    at = next(i for i, (a, b) in enumerate(zip(tags, others, strict=True)) if a != b)
+    where, said, says = f" of {row.fields['tokens'][at]!r}", tags[at], others[at]
+  cut = lambda text: text if len(text) <= MOST else f"{text[:MOST]}…"
+  return f"{row.id} says {cut(said)}{where}, {other.id} says {cut(says)}"
 
 
 def plain(text):

@@ -94,7 +94,7 @@ def finding(judgement):
       f"{judgement.count:,} of {judgement.judged:,} {judgement.unit} judged have a label that "
       f"other rows speak against: {some(first, judgement.count)}; look at them, and correct "
       "those that are wrong",
-      [one.id for one in judgement.suspects],
+      dict.fromkeys(one.id for one in judgement.suspects),
     )
 
 

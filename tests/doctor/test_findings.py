@@ -247,6 +247,9 @@ def test_answers_that_contradict_each_other(prepared, kind, rows, other):
   found = by_code(findings.findings(*prepared(kind, rows, None, data__split=0.0)))
   assert ("label-conflicts" in found) == (kind != "multi")  # the order of labels is none
   assert "duplicates" in found
+  if kind == "tag":
+    assert "r1 says B-X of 'the', r0 says O;" in found["label-conflicts"].text
+    assert found["label-conflicts"].rows == ("r1", "r0")
 
 
 def test_rows_that_are_nearly_the_same(prepared):
