@@ -5,7 +5,7 @@ from jaxsft.data import audit
 from jaxsft.doctor import findings, parts
 from jaxsft.tuning import select
 
-SAID = ("batch-larger-than-data", "cleaning")
+SAID = ("batch-larger-than-data",)
 """Codes of findings that are among the notes."""
 
 

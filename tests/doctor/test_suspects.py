@@ -13,7 +13,7 @@ from tests.tiny_rows import BAD, FILLERS, GOOD
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "suspects.json"
 
 
-@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize("case", range(4))
 def test_label_errors_and_their_rank_are_those_of_cleanlab(case):
   golden = json.loads(GOLDEN.read_text("utf-8"))[case]
   p = np.array(golden["probabilities"])
