@@ -5,6 +5,7 @@ characters (`spans`): the answer and the stop token behind it.
 """
 
 import functools
+import json
 from typing import NamedTuple
 
 import jinja2
@@ -75,21 +76,43 @@ def template_of(tokenizer, template=None, tools=None):
 
 
 def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
-  """The text that the template makes of the messages."""
+  """The text that the template makes of the messages.
+
+  Some templates (DeepSeek's) want the arguments of calls as JSON text, and fail for objects.
+  """
   plain = [{k: v for k, v in message.items() if k != "train"} for message in messages]
+  write = functools.partial(
+    tokenizer.apply_chat_template,
+    tools=tools,
+    chat_template=template,
+    tokenize=False,
+    add_generation_prompt=add_generation_prompt,
+  )
   try:
-    return tokenizer.apply_chat_template(
-      plain,
-      tools=tools,
-      chat_template=template,
-      tokenize=False,
-      add_generation_prompt=add_generation_prompt,
-    )
+    try:
+      return write(plain)
+    except TypeError:
+      if not any(message.get("tool_calls") for message in plain):
+        raise
+      return write([_with_texts(message) for message in plain])
   except (jinja2.TemplateError, TypeError) as error:
     raise JaxsftError(
       f"the chat template refuses these {len(plain)} messages: {error}; correct the row "
       "or change config.data.chat_template"
     ) from error
+
+
+def _with_texts(message):
+  """The message with its calls' arguments as JSON texts."""
+  if not message.get("tool_calls"):
+    return message
+  calls = []
+  for call in message["tool_calls"]:
+    named = call.get("function", call)
+    if isinstance(named.get("arguments"), dict):
+      named = named | {"arguments": json.dumps(named["arguments"], ensure_ascii=False)}
+    calls.append(call | {"function": named} if "function" in call else named)
+  return message | {"tool_calls": calls}
 
 
 def tokenize(rendered, tokenizer, template=None):

@@ -128,7 +128,7 @@ def tools(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:
   """
   found = fields.get("tools")
   if isinstance(found, str):
-    found = _parsed("tools", found) if found.strip() else None
+    found = parsed("tools", found) if found.strip() else None
   if not found:
     return None
   if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
@@ -231,7 +231,7 @@ def _turn(here: str, turn: Any) -> tuple[str, Any]:
 
 def _calls(here: str, content: Any) -> list[dict[str, Any]]:
   """Tool calls, as templates read them, of {"name", "arguments"} or a list of these."""
-  found = _parsed(here, content) if isinstance(content, str) else content
+  found = parsed(here, content) if isinstance(content, str) else content
   calls = found if isinstance(found, list) else [found]
   for call in calls:
     arguments = call.get("arguments") if isinstance(call, dict) else None
@@ -243,7 +243,8 @@ def _calls(here: str, content: Any) -> list[dict[str, Any]]:
   return [{"type": "function", "function": call} for call in calls]
 
 
-def _parsed(here: str, content: str) -> Any:
+def parsed(here: str, content: str) -> Any:
+  """The value of a JSON text; raises JaxsftError with the place `here`."""
   try:
     return json.loads(content)
   except (ValueError, RecursionError) as error:

@@ -100,7 +100,35 @@ def _message(here, message, on_tools):
     )
   train = _train(here, message, on_tools or bool(content.strip()))
   rest = {key: value for key, value in message.items() if key not in WEIGHTS}
+  if message.get("tool_calls"):
+    rest["tool_calls"] = _tool_calls(here, message["tool_calls"])
   return rest | {"content": content, "train": train}
+
+
+def _tool_calls(here, calls):
+  """Calls whose arguments are objects: OpenAI writes them as a JSON text, which templates that
+  write JSON themselves would quote once more.
+  """
+  if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+    raise JaxsftError(
+      f"{here}: tool_calls is {forms.shown(calls)}, expected a list of {{'type': 'function', "
+      "'function': {'name', 'arguments'}}; correct the row"
+    )
+  found = []
+  for index, call in enumerate(calls):
+    named = call.get("function", call)
+    arguments = named.get("arguments") if isinstance(named, dict) else None
+    if isinstance(arguments, str):
+      place = f"{here}: tool_calls[{index}].arguments"
+      arguments = forms.parsed(place, arguments) if arguments.strip() else {}
+      if not isinstance(arguments, dict):
+        raise JaxsftError(
+          f"{place} is {forms.shown(named['arguments'])}, expected the JSON of an object; "
+          "correct the row"
+        )
+      named = named | {"arguments": arguments}
+    found.append(call | {"function": named} if "function" in call else named)
+  return found
 
 
 def _text(here, content):

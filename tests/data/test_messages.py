@@ -137,3 +137,23 @@ def test_the_question_of_a_row():
   assert question({"messages": [USER]}) == ([asked], None)
   with pytest.raises(JaxsftError, match="'messages'"):
     question({"question": "a"})
+
+
+def test_arguments_of_calls_are_objects_however_they_are_written():
+  call = lambda arguments: {"role": "assistant", "tool_calls": [
+    {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}},
+    {"name": "g", "arguments": arguments},
+  ]}  # fmt: skip
+  for written, read in (('{"x": [1, "ü"]}', {"x": [1, "ü"]}), ({"x": 1}, {"x": 1}), (" ", {})):
+    _, found = conversations.conversation({"messages": [USER, call(written)]})
+    one, other = found["tool_calls"]
+    assert one["function"] == {"name": "f", "arguments": read} and one["id"] == "1"
+    assert other == {"name": "g", "arguments": read}
+  for written, words in (
+    ("{x}", r"tool_calls\[0\].arguments: str '{x}' is no JSON"),
+    ("[1]", "object"),
+  ):
+    with pytest.raises(JaxsftError, match=words):
+      conversations.conversation({"messages": [USER, call(written)]})
+  with pytest.raises(JaxsftError, match="expected a list of"):
+    conversations.conversation({"messages": [USER, {"role": "assistant", "tool_calls": "f()"}]})

@@ -1,6 +1,7 @@
 """The mask over the chat templates that models ship: the answers, their ends, nothing else."""
 
 import functools
+import json
 import os
 import pathlib
 
@@ -80,6 +81,30 @@ def test_every_answer_and_its_end_is_supervised(name, which):
     prompt = chat.prompt_ids(messages[:i], tokenizer(name), tools=stock.tools(which))
     told = hf_ids(name, messages[:i], which, add_generation_prompt=True)
     assert prompt.tolist() == told == tokens.ids[: len(told)].tolist()
+
+
+@pytest.mark.parametrize("name", [name for name, which in ALIKE if which == "tools"])
+def test_arguments_that_are_json_text_are_learnt_as_the_objects_they_are(name):
+  """As OpenAI writes them; a template that writes JSON itself would quote them once more."""
+  messages, tokens = spans_of(name, "tools")
+  text = json.dumps(stock.CALL["arguments"])
+  call = {"type": "function", "function": stock.CALL | {"arguments": text}}
+  written = [m | {"tool_calls": [call]} if "tool_calls" in m else m for m in messages]
+  read = conversations.conversation({"messages": written}, "all")
+  rendered = chat.render(read, tokenizer(name), tools=stock.TOOLS)
+  again = chat.tokenize(rendered, tokenizer(name))
+  assert again.ids.tolist() == tokens.ids.tolist()
+  assert again.supervised.tolist() == tokens.supervised.tolist()
+
+
+def test_a_template_that_joins_texts_gets_arguments_as_json_text():
+  """As DeepSeek's do, which fail for an object."""
+  template = "{% for m in messages %}{{ '[' + m.tool_calls[0].function.arguments }}{% endfor %}"
+  called = {"role": "assistant", "content": "", "tool_calls": [stock.TOOL_CALL]}
+  text = json.dumps(stock.CALL["arguments"], ensure_ascii=False)
+  assert chat._write(tokenizer("chatml"), template, None, [called]) == f"[{text}"
+  with pytest.raises(JaxsftError, match="refuses these 1 messages"):
+    chat._write(tokenizer("chatml"), "{{ 'a' + 1 }}", None, [called])
 
 
 @pytest.mark.parametrize(("name", "which"), stock.CASES)
