@@ -38,7 +38,7 @@ PERSONAL = {
 }
 KINDS = {"secrets": SECRETS, "personal": PERSONAL}
 COMPILED = {
-  group: {kind: re.compile(pattern) for kind, pattern in patterns.items()}
+  group: {kind: re.compile(pattern, re.ASCII) for kind, pattern in patterns.items()}
   for group, patterns in KINDS.items()
 }
 IBAN_LENGTHS = {  # of the SWIFT registry

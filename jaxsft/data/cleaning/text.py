@@ -30,7 +30,11 @@ BLOCKS = frozenset(
 """Elements between which words do not touch: a space takes the place of their tags."""
 HIDDEN = ("script", "style")
 REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
-URL = re.compile(r"(?<![\w@])(?:(?:https?|ftp)://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}'’]", re.I)
+URL = re.compile(
+  r"(?<![A-Za-z0-9_@])(?:(?:https?|ftp)://|www\.)[^\s<>\"，。；：！？）】」、]*"
+  r"[^\s<>\".,;:!?)\]}'’，。；：！？）】」、]",
+  re.IGNORECASE,
+)
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 SPACES = re.compile(r"\s{2,}|[^\S ]|\A\s|\s\Z")
 STOP_WORDS = "stop_words:"

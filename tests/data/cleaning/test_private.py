@@ -46,7 +46,13 @@ PERSONAL = {
   + [("personal", kind, v) for kind, values in PERSONAL.items() for v in values],
 )
 def test_found_whole_and_masked(group, kind, value):
-  for before, after in (("", ""), ("see: ", " and then"), ("(", ")"), ("x\n", "\ny")):
+  for before, after in (
+    ("", ""),
+    ("see: ", " and then"),
+    ("(", ")"),
+    ("x\n", "\ny"),
+    ("见", "。"),
+  ):
     if kind == "PRIVATE_KEY" and END not in value:
       after = ""
     whole = f"{before}{value}{after}"
@@ -62,7 +68,7 @@ def test_values_of_assignments():
     assert found == (len(name), len(name) + len(value), "SECRET")
   for innocent in (
     "token: the beginning",
-    "password: aaaaaaaaaaaaaaaa",
+    "password: aaaaaaaa11111111",
     "secret = none_of_yours",
   ):
     assert private.find("secrets", innocent) == []
@@ -101,6 +107,13 @@ def test_checksums():
     for i, c in enumerate(number):
       if c.isdigit() and i > 1:
         assert not private.iban(number[:i] + str((int(c) + 1) % 10) + number[i + 1 :])
+
+
+def test_an_iban_has_the_length_of_its_country():
+  for country, account in (("DE", "37040044053201300"), ("ZZ", "370400440532013000")):
+    digits = "".join(str(int(c, 36)) for c in f"{account}{country}00")
+    whole = f"{country}{98 - int(digits) % 97:02}{account}"
+    assert not private.iban(whole) and private.find("personal", whole) == []
 
 
 KEY, MAIL = SECRETS["AWS_KEY"][0], "jane@example.org"

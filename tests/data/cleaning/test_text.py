@@ -102,6 +102,7 @@ def test_punctuation():
 def test_addresses():
   before = "see (https://a.de/x?y=1), www.b.org. or me@www.c"
   assert clean("urls", before) == "see (), . or me@www.c"
+  assert clean("urls", "看http://a.de/x，www.b.org。好") == "看，。好"
 
 
 def test_stop_words_are_scikit_learns():
@@ -135,6 +136,8 @@ def test_what_is_private_is_told_before_a_step_hides_it():
     "nfkc", "markup", *told, "lower", "nfc",
   )  # fmt: skip
   assert text.program(("nfc",), masks=masks) == ("nfc", *told)
+  for step in ("whitespace", "lower", "punctuation", "urls", "stop_words:english"):
+    assert text.program((step,), masks=masks) == (*told, step)
 
 
 @pytest.mark.parametrize("step", STEPS)
