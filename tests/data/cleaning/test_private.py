@@ -152,6 +152,17 @@ def test_left_out_and_counted(tmp_path):
   assert KEY not in shown and MAIL not in shown and "[AWS_KEY]" in shown
 
 
+def test_rows_that_are_only_measured_are_not_left_out(tmp_path):
+  held = tmp_path / "held.jsonl"
+  held.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+  path = tmp_path / "rows.jsonl"
+  path.write_text(held.read_text())
+  data = Data(path=str(path), split=0.0, eval_path=str(held))
+  found = sources.read_data(data, tasks.TASKS["classify"], cleaning=Clean(secrets="drop"))
+  assert (len(found.train), len(found.held_out)) == (2, 3)
+  assert found.left_out == {"secrets": 1}
+
+
 def test_an_error_does_not_say_it(tmp_path):
   with pytest.raises(JaxsftError, match=r"rows.jsonl:1: holds secrets \(AWS_KEY\)") as caught:
     read_rows(tmp_path, secrets="error", text=("lower",))
