@@ -134,5 +134,5 @@ def test_the_report_names_the_day(tmp_path, monkeypatch):
   settings = {"data__chat_template": dated_template(), "data__template_date": DAY}
   config = tiny.config("llama", "chat", model, rows, **settings)
   prepared = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
-  notes = preflight._with_notes(prepared, config)["notes"]
+  notes = preflight.plan_of(prepared, config)["notes"]
   assert "the chat template is told that it is 2026-03-05" in notes
