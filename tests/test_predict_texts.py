@@ -1,6 +1,7 @@
 """The verb `predict` with models that write: how their texts are written, and by whom."""
 
 import json
+import shutil
 
 import pytest
 
@@ -180,8 +181,8 @@ def test_a_config_says_how_texts_are_written_and_flags_say_more(llama, rows, tmp
   config.write_text(
     "from jaxsft.config import Config, Data, Evaluate, Model\n"
     "def get_config(arg=''):\n"
-    "  return Config(task=arg or 'chat', model=Model(path='m'), data=Data(path='d'),\n"
-    "    evaluate=Evaluate(num_beams=3, max_new_tokens=4) if not arg else Evaluate())\n"
+    "  return Config(task='chat', model=Model(path='m'), data=Data(path='d'),\n"
+    "    evaluate=Evaluate(num_beams=3, max_new_tokens=4))\n"
   )
   said = run(llama, rows, tmp_path / "a.jsonl", config=config)
   expected = [llama.generate(text, 4, num_beams=3) for text in ASKED]
@@ -192,10 +193,21 @@ def test_a_config_says_how_texts_are_written_and_flags_say_more(llama, rows, tmp
   assert [row["texts"][1]["text"] for row in said] == [best[1].text for best in expected]
   with pytest.raises(UsageError, match=r"temperature is 0\.5 and num_beams 3"):
     run(llama, rows, tmp_path / "c.jsonl", config=config, temperature=0.5)
-  # another task's config says how rows are read, and nothing of answers
-  said = run(llama, rows, tmp_path / "d.jsonl", config=f"{config}:classify", temperature=0.5)
-  expected = [llama.generate(text, temperature=0.5) for text in ASKED]
-  assert [row["text"] for row in said] == expected
+
+
+def test_a_config_of_another_task_says_how_rows_are_read_alone(llama, tmp_path):
+  path, rows = shutil.copytree(llama.base.path, tmp_path / "model"), tmp_path / "rows.jsonl"
+  asks = json.loads((path / "generation_config.json").read_text()) | {"max_new_tokens": 3}
+  (path / "generation_config.json").write_text(json.dumps(asks))
+  rows.write_text(json.dumps({"asked": "a cat"}) + "\n")
+  config = tmp_path / "c.py"
+  config.write_text(
+    "from jaxsft.config import Config, Data, Model\n"
+    "def get_config(arg=''):\n"
+    "  return Config(model=Model(path='m'), data=Data(path='d', columns={'prompt': 'asked'}))\n"
+  )
+  (row,) = run(pretrained.load(path), rows, tmp_path / "out.jsonl", config=config)
+  assert row["text"] == llama.generate("a cat", 3)
 
 
 def test_a_conversation_keeps_its_own_answer(llama, tmp_path):

@@ -64,7 +64,9 @@ def check_split(watched, fsdp, tensor):
   ("fsdp", "tensor", "settings"),
   [(4, 2, {"num_beams": 3}), (1, 2, {"temperature": 1.2, "seed": 3}), (2, 1, {})],
 )
-def test_a_model_that_is_loaded_over_a_mesh(llama, watched, fsdp, tensor, settings):
+def test_a_model_that_is_loaded_over_a_mesh(
+  llama, watched, monkeypatch, fsdp, tensor, settings
+):
   mesh = sharding.make_mesh(fsdp=fsdp, tensor=tensor)
   model = jaxsft.load(llama, mesh=mesh)
   check_split(watched, fsdp, tensor)
@@ -75,6 +77,7 @@ def test_a_model_that_is_loaded_over_a_mesh(llama, watched, fsdp, tensor, settin
   settings = {"max_new_tokens": ROOM, **settings}
   expected = [alone.generate(text, **settings) for text in ASKED]
   assert model.generate(ASKED[0], **settings) == expected[0]
+  monkeypatch.setattr(sharding, "make_mesh", lambda: pytest.fail("spread over another mesh"))
   said = model.predict([{"prompt": text} for text in ASKED], **settings)
   assert [one["text"] for one in said] == expected
 
