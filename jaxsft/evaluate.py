@@ -199,6 +199,7 @@ def main(argv):
       systems[place][name] = (found, context)
       directory = directories[place, name]
       said[place][name] = _summary(directory, found, task, context, metrics, config)
+    del model  # before the next one is read
   for place in sets if len(names) > 1 else ():
     said[place]["comparison"] = compared = compare.compare(systems[place], task)
     with _writing(flags["out"]):

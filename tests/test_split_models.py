@@ -1,6 +1,8 @@
 """Models that are spread over devices as they are read: the same answers, no whole copy."""
 
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -139,6 +141,32 @@ def test_an_evaluation_loads_onto_its_mesh(bert, tmp_path, watched, capsys):
   whole = json.loads(capsys.readouterr().out)
   assert split["loss"] == pytest.approx(whole["loss"], rel=1e-5)
   assert split["accuracy"] == whole["accuracy"]
+
+
+def test_models_that_are_compared_are_in_memory_one_after_the_other(
+  bert, tmp_path, monkeypatch
+):
+  other = tiny.checkpoint(tmp_path / "other", "bert", seed=1, labels=("neg", "pos"))
+  rows, config = tiny.sentences(tmp_path / "rows.jsonl"), tmp_path / "c.py"
+  config.write_text(
+    "from jaxsft.config import Config, Data, Model\n"
+    "def get_config(arg=''):\n"
+    "  return Config(model=Model(path='m'), data=Data(path=arg, split=0.0), batch_size=8)\n"
+  )
+  tiny.on_devices(monkeypatch, 1)
+  alive, counts, load = [], [], pretrained.load_params
+
+  def spy(*args):
+    gc.collect()
+    assert not [ref for ref in alive if ref() is not None]
+    params, new = load(*args)
+    alive.extend(map(weakref.ref, jax.tree.leaves(params)))
+    counts.append(len(alive))
+    return params, new
+
+  monkeypatch.setattr(pretrained, "load_params", spy)
+  evaluate.main(["--runs", str(bert), str(other), f"--config={config}:{rows}"])
+  assert len(counts) == 2
 
 
 def test_an_evaluation_leaves_a_model_on_its_own_mesh(bert, tmp_path, monkeypatch):
