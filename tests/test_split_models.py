@@ -11,6 +11,7 @@ import pytest
 import jaxsft
 from jaxsft import evaluate, generate, predict, pretrained, sharding, weights
 from jaxsft.errors import UsageError
+from jaxsft.generation import writing
 from tests import tiny
 
 ROOM = 8
@@ -74,6 +75,13 @@ def test_a_model_that_is_loaded_over_a_mesh(
   check_split(watched, fsdp, tensor)
   alone = jaxsft.load(llama)
   assert {len(x.sharding.device_set) for x in jax.tree.leaves(alone.params)} == {1}
+  known = []  # the mesh that whatever is compiled knows of
+  for module, name in ((pretrained, "_logits"), (writing, "written")):
+    whole = getattr(module, name)
+    spy = lambda *args, whole=whole, **how: (
+      known.append(dict(jax.sharding.get_abstract_mesh().shape)) or whole(*args, **how)
+    )
+    monkeypatch.setattr(module, name, spy)
   tokens = np.arange(4, 24, dtype=np.int32).reshape(4, 5)[:3]
   np.testing.assert_allclose(model.logits(tokens), alone.logits(tokens), atol=1e-5)
   settings = {"max_new_tokens": ROOM, **settings}
@@ -82,6 +90,7 @@ def test_a_model_that_is_loaded_over_a_mesh(
   monkeypatch.setattr(sharding, "make_mesh", lambda: pytest.fail("spread over another mesh"))
   said = model.predict([{"prompt": text} for text in ASKED], **settings)
   assert [one["text"] for one in said] == expected
+  assert known == [dict(mesh.shape), {}, *[{}] * len(ASKED), *[dict(mesh.shape)] * 2]
 
 
 def test_it_is_saved_whole(llama, tmp_path):
