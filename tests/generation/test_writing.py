@@ -215,6 +215,18 @@ def test_a_stop_of_the_call_comes_before_beams_of_the_checkpoint(chatty, tmp_pat
     model.generate(PROMPT, 12, stop=plain[3:5], num_beams=3)
 
 
+def test_whoever_asks_for_several_answers_is_not_told_to(tmp_path, capsys):
+  path = checkpoints.checkpoint(tmp_path / "model", "llama")
+  file = path / "generation_config.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | {"num_return_sequences": 2}))
+  model = jaxsft.load(str(path))
+  assert len(model.n_best(PROMPT, 2, 2, num_beams=2)) == 2
+  model.predict([{"prompt": PROMPT}], num_return=2, num_beams=2, max_new_tokens=2)
+  assert not capsys.readouterr().err
+  model.generate(PROMPT, 2)
+  assert "num_return_sequences=2 when it generates" in capsys.readouterr().err
+
+
 def test_a_model_answers_as_its_checkpoint_asks(chatty, tmp_path, capsys):
   path = checkpoints.checkpoint(tmp_path / "model", "llama")
   plain = chatty.generate(PROMPT, 12)
