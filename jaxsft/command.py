@@ -104,7 +104,9 @@ def run(main, argv=None):
   except JaxsftError as error:
     if os.environ.get("JAXSFT_TRACEBACK") == "1":
       raise
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    from jaxsft import log  # late: it is slow to import
+
+    print(f"error: {log.scrub(str(error))}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
   except OSError as error:  # what no room expected: a file taken away, a disk that fills up
     if os.environ.get("JAXSFT_TRACEBACK") == "1":

@@ -32,10 +32,10 @@ PEAKS = (
   (r"H100 PCIe", 756e12),
   (r"H100|H200", 989e12),
 )
-# user:password@ in an address, tokens of well-known shape, ?token=…
+# user:password@ in an address, tokens of well-known shape, ?token=…, what signs an address
 SECRETS = re.compile(
   r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}|\bgh[pousr]_[A-Za-z0-9]{16,}"
-  r"|(?<=[?&]token=)[^&\s]+|(?<=[?&]key=)[^&\s]+"
+  r"|(?P<key>[?&](?i:[^=&\s]*(?:token|key|sig|signature|credential|password|secret))=)[^&\s]+"
 )
 
 
@@ -61,7 +61,7 @@ def flops_per_token(
 def scrub(value: Any) -> Any:
   """A JSON value without secrets: passwords in addresses and access tokens become ***."""
   if isinstance(value, str):
-    return SECRETS.sub("***", value)
+    return SECRETS.sub(lambda found: (found["key"] or "") + "***", value)
   if isinstance(value, dict):
     return {key: scrub(part) for key, part in value.items()}
   return [scrub(part) for part in value] if isinstance(value, list | tuple) else value

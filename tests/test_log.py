@@ -270,6 +270,10 @@ def test_secrets_stay_out(tmp_path):
   console = screen()
   make_log(tmp_path, console=console).say(f"loading {token}")
   assert console.file.getvalue() == "loading ***\n"
+  signed = "s3://b/x?X-Amz-Credential=AK&X-Amz-Signature=ab&sig=c&Access_Token=d&n=1 ends"
+  assert log.scrub(signed) == (
+    "s3://b/x?X-Amz-Credential=***&X-Amz-Signature=***&sig=***&Access_Token=***&n=1 ends"
+  )
   assert log.scrub("a mail to me@x.org about https://host/@me") == (
     "a mail to me@x.org about https://host/@me"
   )

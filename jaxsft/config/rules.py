@@ -193,10 +193,10 @@ def _training(c):
   )
   for name in c.evaluate.sets or ():
     yield (
-      not re.fullmatch(r"\w[\w .=+-]*", name) or name.lower() in OWN_SETS,
+      not re.fullmatch(r"\w[\w .=+-]*", name) or name.lower() in (*OWN_SETS, "train"),
       f"config.evaluate.sets: the name {name!r} makes no directory beside "
-      f"{', '.join(map(repr, OWN_SETS))}, expected letters, digits, spaces and . = + - _, a "
-      "letter or a digit first; give the set another name",
+      f"{', '.join(map(repr, (*OWN_SETS, 'train')))}, expected letters, digits, spaces and "
+      ". = + - _, a letter or a digit first; give the set another name",
     )
   yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
   parts = ("best_", "has_answer_", "no_answer_")

@@ -78,7 +78,8 @@ def template_of(tokenizer, template=None, tools=None):
 def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
   """The text that the template makes of the messages.
 
-  Some templates (DeepSeek's) want the arguments of calls as JSON text, and fail for objects.
+  Some templates want the arguments of calls as JSON text: for objects they fail (DeepSeek's),
+  or write Python.
   """
   plain = [{k: v for k, v in message.items() if k != "train"} for message in messages]
   write = functools.partial(
@@ -90,7 +91,9 @@ def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
   )
   try:
     try:
-      return write(plain)
+      text = write(plain)
+      bare = any(a and str(a) in text and json.dumps(a) != str(a) for a in _arguments(plain))
+      return write([_with_texts(message) for message in plain]) if bare else text
     except TypeError:
       if not any(message.get("tool_calls") for message in plain):
         raise
@@ -100,6 +103,13 @@ def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
       f"the chat template refuses these {len(plain)} messages: {error}; correct the row "
       "or change config.data.chat_template"
     ) from error
+
+
+def _arguments(messages):
+  """The arguments of all calls that are objects."""
+  calls = [call for message in messages for call in message.get("tool_calls") or ()]
+  found = [call.get("function", call).get("arguments") for call in calls]
+  return [one for one in found if isinstance(one, dict)]
 
 
 def _with_texts(message):

@@ -112,6 +112,11 @@ def hide(value, tokenizer):
   if not isinstance(value, str):
     return value
   escape = _escape(tokenizer, len(tokenizer))
+  if any(mark in value for mark in escape.stand_ins.values()):
+    raise JaxsftError(
+      "the text has a noncharacter (from U+FDD0) by which control tokens are escaped; remove "
+      "it from the row"
+    )
   while escape.pattern.search(value):  # what is left of one may be part of another
     value = escape.pattern.sub(lambda m: escape.stand_ins[m[0][0]] + m[0][1:], value)
   return value

@@ -93,6 +93,12 @@ def _message(here, message, on_tools):
       f"{here} has the role {role!r} and the keys {', '.join(map(str, message))}; expected "
       f"'role' (one of {', '.join(ROLES)}) and 'content'{hint}"
     )
+  for key in ("function_call", "refusal"):
+    if message.get(key):
+      raise JaxsftError(
+        f"{here} has the key {key!r}, which no template writes, so it would not be learnt; "
+        "write calls as 'tool_calls' and answers as 'content', or remove the row"
+      )
   content = _text(here, message.get("content", "" if message.get("tool_calls") else None))
   if role == "assistant" and not content.strip() and not message.get("tool_calls"):
     raise JaxsftError(
@@ -117,7 +123,12 @@ def _tool_calls(here, calls):
   found = []
   for index, call in enumerate(calls):
     named = call.get("function", call)
-    arguments = named.get("arguments") if isinstance(named, dict) else None
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+      raise JaxsftError(
+        f"{here}: tool_calls[{index}] is {forms.shown(call)}, expected {{'type': 'function', "
+        "'function': {'name', 'arguments'}}; correct the row"
+      )
+    arguments = named.get("arguments")
     if isinstance(arguments, str):
       place = f"{here}: tool_calls[{index}].arguments"
       arguments = forms.parsed(place, arguments) if arguments.strip() else {}

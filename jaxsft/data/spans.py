@@ -196,14 +196,20 @@ def _after_a_turn(message, write):
 
 
 def refuse_left_out(messages, text, write):
-  """Raises JaxsftError where the template leaves out what a tool or the system says."""
+  """Raises JaxsftError where the template leaves out what a tool, a user or the system says.
+
+  Then it is all the same what the message says.
+  """
   for i, message in enumerate(messages):
-    if message["role"] not in ("tool", "system") or not message["content"].strip():
+    said = message["content"].strip()
+    if message["role"] == "assistant" or not said:
+      continue
+    if message["role"] == "user" and said in text:
       continue
     try:
-      other = write([*messages[:i], *messages[i + 1 :]])
+      other = write([*messages[:i], message | {"content": f"{said}."}, *messages[i + 1 :]])
     except JaxsftError:
-      continue  # it is needed
+      continue  # it is read
     if other == text:
       raise JaxsftError(
         f"messages[{i}]: the chat template leaves out what the {message['role']} says; set "
@@ -212,11 +218,20 @@ def refuse_left_out(messages, text, write):
 
 
 def _refuse_lost_calls(messages, index, said):
-  """Raises JaxsftError where the template leaves out the tools that an answer calls."""
-  for call in messages[index].get("tool_calls") or ():
-    call = call.get("function", call) if isinstance(call, dict) else {}
-    name = call.get("name")
-    if not isinstance(name, str) or name not in said:
+  """Raises JaxsftError where the template leaves out a tool that an answer calls, or what it
+  says beside its calls.
+  """
+  calls = messages[index].get("tool_calls") or ()
+  names = [call.get("function", call)["name"] for call in calls]
+  beside = messages[index]["content"].strip()
+  if names and beside not in said:
+    raise JaxsftError(
+      f"messages[{index}]: the chat template does not write what the answer says beside its "
+      "calls, so it would not be learnt; set another config.data.chat_template, or empty the "
+      "content"
+    )
+  for name in names:
+    if said.count(name) < names.count(name):
       raise JaxsftError(
         f"messages[{index}]: the chat template does not write the call of the tool {name!r}, "
         "so it would not be learnt; set another config.data.chat_template, or remove the row"

@@ -16,6 +16,8 @@ LEAST_SUPERVISED = 0.01
 """Share of the tokens that are learnt from, below which it is said."""
 FAR_ABOVE = 4
 """Times the longest example that a length limit is far above it."""
+ASKED = ("with control tokens escaped", "divided by turns", "read in windows")
+"""Notes of rows with which happens what a setting asks for."""
 
 
 def findings(prepared, config, described=None) -> list[Finding]:
@@ -62,13 +64,13 @@ def dropped(name, examples, noted, most):
   all that may be.
   """
   count = sum(examples.dropped.values())
-  total = count + len(examples.ids)
+  total = count + (examples.rows or len(examples.ids))
   reasons = ", ".join(f"{n} {why}" for why, n in examples.dropped.items()) or "none"
   rows = [id for why in examples.dropped for id in noted.get(why, ())]
   if count > most * total:
     yield found(
       "too-many-dropped",
-      f"{count} of {total} {name} examples ({count / total:.1%}) would be dropped: {reasons}; "
+      f"{count} of {total} {name} rows ({count / total:.1%}) would be dropped: {reasons}; "
       f"at most {most:.1%} may be (data.max_dropped). Raise data.max_length, set "
       'data.too_long="truncate", leave such rows out with data.keep, or raise data.max_dropped',
       rows,
@@ -76,7 +78,7 @@ def dropped(name, examples, noted, most):
   elif count:
     yield found(
       "some-dropped",
-      f"{count} of {total} {name} examples are left out: {reasons}; raise data.max_length, or "
+      f"{count} of {total} {name} rows are left out: {reasons}; raise data.max_length, or "
       "shorten these rows",
       rows,
     )
@@ -101,6 +103,8 @@ def cut(name, examples, noted):
   total = examples.rows or len(examples.ids)
   for code, notes in (("truncated", examples.truncated), ("odd-rows", examples.noted)):
     for note, n in notes.items():
+      if note in ASKED:
+        continue
       ids = noted.get(note, ())
       fix = "look at these rows, or leave them out with data.keep"
       if code == "truncated" or "window" in note:

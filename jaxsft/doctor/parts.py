@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from jaxsft import labels
-from jaxsft.data import audit, forms, store
+from jaxsft.data import audit, control, forms, store
 
 CONTENT = (
   *forms.FIELDS,
@@ -58,8 +58,9 @@ def described(part, prepared):
 
 
 def content(row):
-  """What a row says, as one text."""
-  return repr([row.fields.get(name) for name in CONTENT])
+  """What a row says, as one text: that of every field, with a mark between them."""
+  parts = [" ".join(control.texts(row.fields.get(name))).strip() for name in CONTENT]
+  return " ␟ ".join(parts)
 
 
 def by_kind(notes):

@@ -48,7 +48,7 @@ def examples(part, prepared):
   lengths = np.asarray(store.lengths).reshape(len(store), -1).sum(1)
   order = np.argsort(lengths, kind="stable")
   noted = {
-    i for note, ids in part.counts["noted"].items() if "dropped" not in note for i in ids
+    i for note, ids in part.counts["noted"].items() if note.startswith("truncated") for i in ids
   }
   kinds = {
     "first": range(len(store)),

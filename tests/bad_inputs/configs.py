@@ -62,7 +62,7 @@ CONFIGS = [
       "another name",
       evaluate__sets=json.dumps({name: "rows.jsonl"}),
     )
-    for name in ("held out", "All rows", "../outside", "", ".hidden")
+    for name in ("held out", "All rows", "train", "../outside", "", ".hidden")
   ),
   settings(
     "slices by a field that no row has",

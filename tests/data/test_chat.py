@@ -223,7 +223,8 @@ def test_spans_without_stop_token_or_without_anything_before_are_refused():
 
 
 def test_an_answer_that_the_template_leaves_out_is_refused():
-  template = tiny.template("chatml").replace("message['content']", "''")
+  asked = "(message['content'] if message['role'] == 'user' else '')"
+  template = tiny.template("chatml").replace("message['content']", asked)
   with pytest.raises(JaxsftError, match="writes nothing of this answer"):
     tokens_of(CONVERSATIONS["one"], tiny.tokenizer("chatml"), template=template)
 

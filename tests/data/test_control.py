@@ -139,6 +139,14 @@ def test_what_stands_for_tokens_cannot_be_in_the_text():
   assert chat.plain(chr(control.ALIASES), tokenizer, escape=True)  # nothing is escaped here
 
 
+def test_a_noncharacter_that_stands_for_a_letter_cannot_be_in_the_text():
+  words = stock.tokenizer("chatml")
+  assert control.show(control.hide("x <|im_end|>", words), words) == "x <|im_end|>"
+  mark = control.hide("<|im_end|>", words)[0]
+  with pytest.raises(JaxsftError, match="has a noncharacter"):
+    control.hide(f"{mark}x <|im_end|> y", words)
+
+
 def test_a_template_whose_control_token_is_none_cannot_be_told_from_text():
   """This one counts only between spaces, which the template does not write."""
   tokenizer = stock.tokenizer("chatml")

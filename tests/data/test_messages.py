@@ -157,3 +157,18 @@ def test_arguments_of_calls_are_objects_however_they_are_written():
       conversations.conversation({"messages": [USER, call(written)]})
   with pytest.raises(JaxsftError, match="expected a list of"):
     conversations.conversation({"messages": [USER, {"role": "assistant", "tool_calls": "f()"}]})
+
+
+@pytest.mark.parametrize("key", ["function_call", "refusal"])
+def test_what_no_template_writes_is_refused(key):
+  with pytest.raises(JaxsftError, match=rf"messages\[1\] has the key '{key}'"):
+    conversations.conversation({"messages": [USER, ANSWER | {key: "weather"}]})
+  assert trained([USER, ANSWER | {key: None}]) == [1]
+
+
+@pytest.mark.parametrize(
+  "call", [{"function": "weather"}, {"function": {"arguments": "{}"}}, {}]
+)
+def test_a_call_without_a_tool_is_refused(call):
+  with pytest.raises(JaxsftError, match=r"tool_calls\[0\] is dict .*expected .*'name'"):
+    conversations.conversation({"messages": [USER, ANSWER | {"tool_calls": [call]}]})

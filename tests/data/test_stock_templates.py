@@ -107,6 +107,52 @@ def test_a_template_that_joins_texts_gets_arguments_as_json_text():
     chat._write(tokenizer("chatml"), "{{ 'a' + 1 }}", None, [called])
 
 
+def test_a_template_that_writes_objects_as_python_gets_json_text():
+  template = "{% for m in messages %}[{{ m.tool_calls[0].function.arguments }}]{% endfor %}"
+  call = {"type": "function", "function": {"name": "f", "arguments": {"now": True}}}
+  called = {"role": "assistant", "content": "", "tool_calls": [call]}
+  assert chat._write(tokenizer("chatml"), template, None, [called]) == '[{"now": true}]'
+
+
+DEFAULTS = {
+  "qwen2_5": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+  "smollm2": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_system_prompt_that_a_template_has_by_itself_may_be_given(name):
+  talk = stock.talk(("system", DEFAULTS[name]), ("user", "Hi"), ("assistant", "Yes."))
+  words = tokenizer(name)
+  assert DEFAULTS[name] in words.apply_chat_template(talk[1:], tokenize=False)
+  rendered = chat.render(conversations.conversation({"messages": talk}, "all"), words)
+  assert rendered.text.count(DEFAULTS[name]) == 1
+
+
+def test_what_an_answer_says_beside_its_calls_must_be_written():
+  beside = stock.CALLED | {"content": "Let me look."}
+  for calls, name, words in (
+    (beside, "llama3_1", "does not write what the answer says beside its calls"),
+    (stock.CALLED | {"tool_calls": [stock.TOOL_CALL] * 2}, "gpt_oss", "the call of the tool"),
+  ):
+    talk = [*stock.talk(("user", "Rain?")), calls]
+    read = conversations.conversation({"messages": talk}, "all")
+    with pytest.raises(JaxsftError, match=words):
+      chat.render(read, tokenizer(name), tools=stock.TOOLS)
+  read = conversations.conversation(
+    {"messages": [*stock.talk(("user", "Rain?")), beside]}, "all"
+  )
+  assert "Let me look." in chat.render(read, tokenizer("qwen3"), tools=stock.TOOLS).text
+
+
+def test_what_a_user_says_must_be_written():
+  template = stock.template("chatml").replace("m in messages", "m in messages[1:]")
+  talk = stock.talk(("user", "Hi"), ("user", "Rain?"), ("assistant", "Yes."))
+  read = conversations.conversation({"messages": talk}, "all")
+  with pytest.raises(JaxsftError, match=r"messages\[0\].*leaves out what the user says"):
+    chat.render(read, tokenizer("chatml"), template)
+
+
 @pytest.mark.parametrize(("name", "which"), stock.CASES)
 def test_the_last_answer_alone(name, which):
   messages, tokens = spans_of(name, which, "last")

@@ -8,7 +8,8 @@ import pytest
 
 from jaxsft import preflight
 from jaxsft.data import audit
-from jaxsft.doctor import codes, findings, of_texts
+from jaxsft.data.read import Row
+from jaxsft.doctor import codes, findings, of_texts, parts
 from jaxsft.errors import JaxsftError
 from tests.tiny_rows import BAD, FILLERS, GOOD
 
@@ -71,12 +72,12 @@ CASES = {
   "too-many-dropped": (
     ("classify", changed(sentences(), r3=LONG, r5=LONG), HELD,
      {"data__max_length": 12, "data__too_long": "drop"}),
-    r"2 of 100 train examples \(2.0%\) would be dropped: 2 dropped: too long",
+    r"2 of 100 train rows \(2.0%\) would be dropped: 2 dropped: too long",
   ),
   "some-dropped": (
     ("classify", changed(sentences(200), r3=LONG), HELD,
      {"data__max_length": 12, "data__too_long": "drop"}),
-    "1 of 200 train examples are left out: 1 dropped: too long",
+    "1 of 200 train rows are left out: 1 dropped: too long",
   ),
   "truncated": (
     ("classify", changed(sentences(), r3=LONG), HELD,
@@ -357,3 +358,35 @@ def test_training_says_what_warns_and_refuses_what_must_not_run(prepared):
   data, config = prepared("classify", sentences(), same)
   with pytest.raises(JaxsftError, match="60 ids are both trained on and held out"):
     preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+
+
+def test_rows_are_left_out_of_rows_however_many_examples_they_make():
+  """10 of 100 rows are dropped, the others make 100 examples each."""
+  ids = [f"r{i}#{k}" for i in range(90) for k in range(100)]
+  many = audit.Examples(
+    ids=ids, lengths=np.ones(len(ids), int), supervised=np.ones(len(ids), int), rows=90,
+    dropped={"dropped: too long": 10},
+  )  # fmt: skip
+  (one,) = findings.dropped("train", many, {}, 0.05)
+  assert one.code == "too-many-dropped" and "10 of 100 train rows (10.0%)" in one.text
+
+
+def test_what_a_setting_asks_for_is_no_finding():
+  asked = audit.Examples(
+    ids=["a"], lengths=np.ones(1, int), supervised=np.ones(1, int),
+    noted={"with control tokens escaped": 1, "words without a token": 1},
+  )  # fmt: skip
+  assert [one.code for one in findings.cut("train", asked, {})] == ["odd-rows"]
+
+
+def test_a_line_break_makes_no_other_text():
+  row = lambda **fields: Row("r", "rows:1", fields)
+  same = [
+    row(text="Hello there\nYou "),
+    row(text="hello  there you"),
+    row(text="hello there, you"),
+  ]
+  plain = [of_texts.plain(parts.content(one)) for one in same]
+  assert plain[0] == plain[1] != plain[2]
+  pair = [row(text="a", text_pair="b c"), row(text="a b", text_pair="c")]
+  assert len({of_texts.plain(parts.content(one)) for one in pair}) == 2
