@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jinja2
 import numpy as np
 
-from jaxsft.data import control, spans
+from jaxsft.data import control, forms, spans
 from jaxsft.errors import JaxsftError
 
 
@@ -89,15 +89,16 @@ def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
     tokenize=False,
     add_generation_prompt=add_generation_prompt,
   )
+  objects = _arguments(plain)
   try:
     try:
       text = write(plain)
-      bare = any(a and str(a) in text and json.dumps(a) != str(a) for a in _arguments(plain))
-      return write([_with_texts(message) for message in plain]) if bare else text
+      takes_objects = not any(str(a) in text and json.dumps(a) != str(a) for a in objects)
     except TypeError:
-      if not any(message.get("tool_calls") for message in plain):
+      takes_objects = not objects
+      if takes_objects:  # it fails for something else
         raise
-      return write([_with_texts(message) for message in plain])
+    return text if takes_objects else write([_with_texts(message) for message in plain])
   except (jinja2.TemplateError, TypeError) as error:
     raise JaxsftError(
       f"the chat template refuses these {len(plain)} messages: {error}; correct the row "
@@ -108,7 +109,7 @@ def _write(tokenizer, template, tools, messages, add_generation_prompt=False):
 def _arguments(messages):
   """The arguments of all calls that are objects."""
   calls = [call for message in messages for call in message.get("tool_calls") or ()]
-  found = [call.get("function", call).get("arguments") for call in calls]
+  found = [forms.function_of(call).get("arguments") for call in calls]
   return [one for one in found if isinstance(one, dict)]
 
 
@@ -118,10 +119,9 @@ def _with_texts(message):
     return message
   calls = []
   for call in message["tool_calls"]:
-    named = call.get("function", call)
-    if isinstance(named.get("arguments"), dict):
-      named = named | {"arguments": json.dumps(named["arguments"], ensure_ascii=False)}
-    calls.append(call | {"function": named} if "function" in call else named)
+    found = forms.function_of(call).get("arguments")
+    text = json.dumps(found, ensure_ascii=False)
+    calls.append(forms.with_arguments(call, text) if isinstance(found, dict) else call)
   return message | {"tool_calls": calls}
 
 

@@ -136,13 +136,28 @@ def tools(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:
   if form(fields) not in ("sharegpt", "alpaca"):
     return found
   for index, tool in enumerate(found):
-    named = tool.get("function", tool)
-    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-      raise JaxsftError(
-        f"tools[{index}] is {shown(tool)}, expected {{'type': 'function', 'function': "
-        "{'name', …}} or {'name', …}; correct the row"
-      )
+    function_of(tool, f"tools[{index}]")
   return [t if "function" in t else {"type": "function", "function": t} for t in found]
+
+
+def function_of(one: dict[str, Any], here: str = "") -> dict[str, Any]:
+  """What a tool, or a call of one, says of it, {"name", …}: there may be a "function" around.
+
+  here: what names it in the JaxsftError for one that has no name; "": it is known to have one.
+  """
+  found = one.get("function", one)
+  if here and (not isinstance(found, dict) or not isinstance(found.get("name"), str)):
+    raise JaxsftError(
+      f"{here} is {shown(one)}, expected {{'type': 'function', 'function': {{'name', …}}}} or "
+      "{'name', …}; correct the row"
+    )
+  return found
+
+
+def with_arguments(call: dict[str, Any], arguments: Any) -> dict[str, Any]:
+  """A call of a tool with other arguments."""
+  named = function_of(call) | {"arguments": arguments}
+  return call | {"function": named} if "function" in call else named
 
 
 def _list(fields: Mapping[str, Any], name: str) -> list[Any]:

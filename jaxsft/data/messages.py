@@ -122,23 +122,17 @@ def _tool_calls(here, calls):
     )
   found = []
   for index, call in enumerate(calls):
-    named = call.get("function", call)
-    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-      raise JaxsftError(
-        f"{here}: tool_calls[{index}] is {forms.shown(call)}, expected {{'type': 'function', "
-        "'function': {'name', 'arguments'}}; correct the row"
-      )
-    arguments = named.get("arguments")
-    if isinstance(arguments, str):
-      place = f"{here}: tool_calls[{index}].arguments"
-      arguments = forms.parsed(place, arguments) if arguments.strip() else {}
+    place = f"{here}: tool_calls[{index}]"
+    written = forms.function_of(call, place).get("arguments")
+    if isinstance(written, str):
+      place = f"{place}.arguments"
+      arguments = forms.parsed(place, written) if written.strip() else {}
       if not isinstance(arguments, dict):
         raise JaxsftError(
-          f"{place} is {forms.shown(named['arguments'])}, expected the JSON of an object; "
-          "correct the row"
+          f"{place} is {forms.shown(written)}, expected the JSON of an object; correct the row"
         )
-      named = named | {"arguments": arguments}
-    found.append(call | {"function": named} if "function" in call else named)
+      call = forms.with_arguments(call, arguments)
+    found.append(call)
   return found
 
 

@@ -8,7 +8,7 @@ a tokenised prompt. `write(messages, add_generation_prompt=False)` is the templa
 
 import re
 
-from jaxsft.data import control
+from jaxsft.data import control, forms
 from jaxsft.errors import JaxsftError
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: they occur in no text
@@ -27,8 +27,9 @@ def of_answers(messages, trained, text, write, added, template):
   """
   spans = []
   for index in trained:
-    start = _start(messages, index, write, template)
-    end, text = _end(messages, index, start, text, write, added)
+    turn = _turn(messages, index, text, write)
+    start = _start(messages, index, turn, write, template)
+    end, text = _end(messages, index, start, turn, text, write, added)
     _refuse_lost_calls(messages, index, text[start:end])
     spans.append((start, end, index))
   return spans, text
@@ -55,7 +56,8 @@ def of_tags(messages, trained, text, write, mark, added):
         "{% generation %} tags, so it would not be trained; correct the template or set "
         "the message's 'train' to false"
       )
-    end, text = _end(messages, index, own[-1][0], text, write, added)
+    turn = _turn(messages, index, text, write)
+    end, text = _end(messages, index, own[-1][0], turn, text, write, added)
     own = [*own[:-1], (own[-1][0], end)]
     _refuse_lost_calls(messages, index, "".join(text[a:b] for a, b in own))
     spans += [(start, stop, index) for start, stop in own]
@@ -87,14 +89,21 @@ def _unmark(marked):
   return text, spans
 
 
-def _start(messages, index, write, template):
-  """Where the answer begins: after the messages before it and the generation prompt."""
+def _turn(messages, index, text, write):
+  """The rendering that ends with the answer messages[index]: of the last, the whole text."""
+  return text if index + 1 == len(messages) else write(messages[: index + 1])
+
+
+def _start(messages, index, answered, write, template):
+  """Where the answer begins: after the messages before it and the generation prompt.
+
+  answered: of `_turn`.
+  """
   if index == 0:
     raise JaxsftError(
       "messages[0] is an answer to nothing; put a message before it or set its 'train' to false"
     )
   prompt = write(messages[:index], True)
-  answered = write(messages[: index + 1])
   if not answered.startswith(prompt):
     advice = "mark answers with {% generation %} in config.data.chat_template"
     raise JaxsftError(
@@ -113,17 +122,15 @@ def _start(messages, index, write, template):
   return len(prompt)
 
 
-def _end(messages, index, start, text, write, added):
+def _end(messages, index, start, turn, text, write, added):
   """(end of the stop tokens after the answer messages[index] that begins at `start`, the text).
 
-  What follows the answer in the rendering that ends with it, apart from white space, are the
-  template's stop tokens; those that also follow in the whole `text` count. Some templates
-  (GLM's) write nothing between the answer and the mark that opens the next turn: this ends
-  it, and is added to the text where no turn follows. Raises JaxsftError if the answer stands
-  differently in `text` (a template that rewrites history), or if no stop token follows it:
-  generation would never end.
+  What follows the answer in `turn`, of `_turn`, apart from white space, are the template's stop
+  tokens; those that also follow in the whole `text` count. Some templates (GLM's) write nothing
+  between the answer and the mark that opens the next turn: this ends it, and is added to the
+  text where no turn follows. Raises JaxsftError if the answer stands differently in `text` (a
+  template that rewrites history), or if no stop token follows it: generation would never end.
   """
-  turn = write(messages[: index + 1])
   rest, ends = turn.rstrip(), []
   while last := next((t for t in added if rest.endswith(t)), None):
     if not added[last] and not _closes(last, messages, index, write):
@@ -222,7 +229,7 @@ def _refuse_lost_calls(messages, index, said):
   says beside its calls.
   """
   calls = messages[index].get("tool_calls") or ()
-  names = [call.get("function", call)["name"] for call in calls]
+  names = [forms.function_of(call)["name"] for call in calls]
   beside = messages[index]["content"].strip()
   if names and beside not in said:
     raise JaxsftError(
