@@ -120,14 +120,14 @@ def _encoded(rows, task, context, kept):
       return
     payload = _payload(task, context)
     chunks = [rows[k : k + CHUNK] for k in range(0, len(rows), CHUNK)]
-    missing = {k for k in range(len(chunks)) if kept.read(k) is None}
+    missing = {k for k in range(len(chunks)) if not kept.has(k)}
     with parts.processes() as run:
       made = run(_encode_chunk, ((payload, chunks[k]) for k in sorted(missing)))
       for k, chunk in enumerate(chunks):
         if k in missing:
           data = next(made)
           kept.write(k, data)
-        else:  # another run that needed it too may have ended and taken it away
+        else:  # it may be damaged, or another run that needed it too has taken it away
           data = kept.read(k) or _encode_chunk(payload, chunk)
         yield from (_unpacked(*one) for one in parts.unpack(data))
         show(min(len(rows), (k + 1) * CHUNK))

@@ -70,6 +70,17 @@ def test_processes_make_what_one_makes_and_a_stopped_run_goes_on(
   assert asked == [["r8", "r9", "r10", "r11"], ["r20", "r21", "r22"]]
 
 
+def test_a_damaged_chunk_is_encoded_again(context, tmp_path, monkeypatch):
+  monkeypatch.setattr(encoding, "MANY", 10)
+  monkeypatch.setattr(encoding, "CHUNK", 4)
+  monkeypatch.setattr(parts.os, "sched_getaffinity", lambda _: {0}, raising=False)
+  kept = parts.Kept(tmp_path, "key")
+  whole = made(11, context, kept)
+  file = kept.directory / "000001.npz"
+  file.write_bytes(file.read_bytes()[:-40])
+  same(made(11, context, kept), whole)
+
+
 def test_what_is_wrong_with_a_row_is_said_by_the_run(context, tmp_path, monkeypatch):
   monkeypatch.setattr(encoding, "MANY", 1)
   strict = dataclasses.replace(context, too_long="error")

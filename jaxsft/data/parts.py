@@ -65,6 +65,10 @@ class Kept:
     name = hashlib.sha256(key.encode()).hexdigest()
     self.directory = pathlib.Path(directory) / f".building-{name[:16]}-parts"
 
+  def has(self, number: int) -> bool:
+    """Whether a chunk is there, whole or not."""
+    return self._file(number).exists()
+
   def read(self, number: int) -> bytes | None:
     """A chunk; None: it is not there, or not whole."""
     try:
