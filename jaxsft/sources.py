@@ -47,14 +47,18 @@ class Rows(NamedTuple):
 
 def text_steps(cleaning):
   """What a config's `clean` group does to every text, in training and ever after."""
-  masks = [group for group in PRIVATE if getattr(cleaning, group) == "mask"]
-  return text.program(cleaning.text, masks=masks)
+  return text.program(cleaning.text, masks=list(_private(cleaning, "mask")))
 
 
 def of_texts(cleaning):
   """The settings that change texts alone: rows that are only measured are never left out."""
-  masks = {group: "mask" for group in PRIVATE if getattr(cleaning, group) == "mask"}
-  return Clean(text=cleaning.text, **masks)
+  return Clean(text=cleaning.text, **_private(cleaning, "mask"))
+
+
+def _private(cleaning, *ways):
+  """{"secrets", "personal": what becomes of it} of a `clean` group, where that is of `ways`."""
+  found = {group: getattr(cleaning, group) for group in PRIVATE}
+  return {group: way for group, way in found.items() if way in ways}
 
 
 def augmented(rows, task, settings, seed):
@@ -221,26 +225,21 @@ def _naming(name):
     raise type(error)(f"config.data.mix.{name}: {error}") from error
 
 
+def reading(data):
+  """The settings of read.read_rows that `data` keys decide."""
+  names = ("format", "encoding", "header", "quoting", "columns", "id")
+  return {name: getattr(data, name) for name in names}
+
+
 def _read(path, name, data, task, cleaning, noted, whole=False):
   """The rows of a path with their texts as templates and `cleaning` want them.
 
   name: of a data set of a mixture, or "". whole: of `prompt.filled`.
   """
-  rows = read.read_rows(
-    path,
-    format=data.format,
-    encoding=data.encoding,
-    header=data.header,
-    quoting=data.quoting,
-    columns=data.columns,
-    id=data.id,
-  )
+  rows = read.read_rows(path, **reading(data))
   rows = (row._replace(id=_prefix(name) + row.id, part=name) for row in rows)
   rows = prompt.filled(rows, prompt.templates(data.prompt), whole)
-  steps, refused = text_steps(cleaning), {}
-  for group in PRIVATE:
-    if getattr(cleaning, group) in ("drop", "error"):
-      refused[group] = getattr(cleaning, group)
+  steps, refused = text_steps(cleaning), _private(cleaning, "drop", "error")
   if refused:
     rows = fields.without_private(rows, task, steps, refused, noted)
   return fields.normalised(rows, task, steps, noted) if steps else rows

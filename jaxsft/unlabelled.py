@@ -22,8 +22,7 @@ def rows_of(flags, config):
   if flags["columns"]:
     columns = values.parse(flags["columns"], kind, "--columns")
     values.check(columns, kind, "--columns")
-  settings = {"encoding": data.encoding, "header": data.header, "quoting": data.quoting}
-  settings |= {"format": data.format, "columns": columns, "id": data.id}
+  settings = sources.reading(data) | {"columns": columns}
   path = fetch.resolve(flags["data"], None, key="--data")
   own = read.files_of(path, data.format)
   row_file.check(flags["out"], own)
