@@ -1,4 +1,4 @@
-"""How an error names what there is, the nearest first."""
+"""How a sentence names some of many things."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,3 +12,11 @@ def near(name: str, names: Iterable[str]) -> str:
   more = ", …" if len(names) > len(shown) else ""
   hint = f"; did you mean {close[0]!r}?" if close else ""
   return f"{hint} (there is {', '.join(shown)}{more})" if names else ""
+
+
+def some(names: Iterable, total: int | None = None, most: int = 3) -> str:
+  """The first names, and how many there are besides."""
+  names = list(names)
+  total = len(names) if total is None else total
+  more = f" and {total - most} more" if total > most else ""
+  return ", ".join(map(str, names[:most])) + more

@@ -187,11 +187,3 @@ CODES = {
 def found(code: str, text: str, rows: Iterable[str] = ()) -> Finding:
   """A `Finding` of the grade of its code."""
   return Finding(CODES[code].grade, code, text, tuple(rows)[:SHOWN])
-
-
-def some(names, total: int | None = None, most: int = 3) -> str:
-  """The first names, and how many there are besides."""
-  names = list(names)
-  total = len(names) if total is None else total
-  more = f" and {total - most} more" if total > most else ""
-  return ", ".join(map(str, names[:most])) + more

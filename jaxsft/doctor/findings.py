@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from jaxsft.data.nearest import some
 from jaxsft.doctor import of_labels, of_plan, of_texts, parts
-from jaxsft.doctor.codes import Finding, found, some
+from jaxsft.doctor.codes import Finding, found
 from jaxsft.errors import JaxsftError
 
 MAX_EMPTY = 0.05

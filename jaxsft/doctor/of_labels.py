@@ -3,7 +3,8 @@
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.doctor.codes import found, some
+from jaxsft.data.nearest import some
+from jaxsft.doctor.codes import found
 
 RATIO = 20
 """Times as many rows of the most frequent label as of the rarest: then it is said."""

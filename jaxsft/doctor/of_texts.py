@@ -3,8 +3,9 @@
 import re
 
 from jaxsft import tasks
+from jaxsft.data.nearest import some
 from jaxsft.doctor import parts
-from jaxsft.doctor.codes import found, some
+from jaxsft.doctor.codes import found
 
 NOISE = re.compile(r"[\W_]+")
 MOST = 60

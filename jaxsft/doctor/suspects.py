@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxsft import tasks
 from jaxsft.data import words
+from jaxsft.data.nearest import some
 from jaxsft.doctor import parts
-from jaxsft.doctor.codes import found, some
+from jaxsft.doctor.codes import found
 
 FOLDS = 5
 ROWS = 10_000

@@ -195,7 +195,7 @@ def without_private(
           f"{private.masked(row.where)}: holds {group} ({kind}): {said!r}; remove it, or set "
           f"config.clean.{group} to 'mask' or 'drop'"
         )
-      noted.leave(f"{group}", row, one)
+      noted.leave(group, row, one)
       break
     else:
       yield row

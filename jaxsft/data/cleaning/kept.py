@@ -25,7 +25,7 @@ def kept(
     if why is None:
       stays.append(row)
     else:
-      noted.leave(f"{why}", row, _shown(row, task))
+      noted.leave(why, row, _shown(row, task))
   stays, warnings = _unmet(stays, task, settings, noted)
   if rows and not stays:
     raise JaxsftError(
@@ -77,31 +77,26 @@ def _unmet(rows, task, settings, noted) -> tuple[list[read.Row], list[str]]:
   names = task.TEXTS if hasattr(task, "prompt") else fields.asking(task)
   conflicts: list[str] = []
 
-  def met(row, first, what):
-    noted.leave(f"{what}", row, _shown(row, task))
-    if not hasattr(task, "prompt") and _answer(row, task) != _answer(first, task):
-      conflicts.append(f"{row.id} and {first.id}")
+  def without(rows, what, find_or_add):
+    """The rows of whose text find_or_add(text, row) finds no row that was added before."""
+    stays = []
+    for row in rows:
+      first = find_or_add(fields.plain(row.fields, names), row)
+      if first is None:
+        stays.append(row)
+        continue
+      noted.leave(what, row, _shown(row, task))
+      if not hasattr(task, "prompt") and _answer(row, task) != _answer(first, task):
+        conflicts.append(f"{row.id} and {first.id}")
+    return stays
 
   if settings.duplicates == "drop":
     seen: dict[str, read.Row] = {}
-    stays = []
-    for row in rows:
-      first = seen.setdefault(fields.plain(row.fields, names), row)
-      if first is row:
-        stays.append(row)
-      else:
-        met(row, first, "duplicates")
-    rows = stays
+    first = lambda text, row: None if seen.setdefault(text, row) is row else seen[text]
+    rows = without(rows, "duplicates", first)
   if settings.near_duplicates is not None:
     index = near.Index(settings.near_duplicates)
-    stays = []
-    for row in rows:
-      first = index.find_or_add(fields.plain(row.fields, names), row)
-      if first is None:
-        stays.append(row)
-      else:
-        met(row, first, "near duplicates")
-    rows = stays
+    rows = without(rows, "near duplicates", index.find_or_add)
   return rows, _warning(conflicts)
 
 
@@ -112,9 +107,7 @@ def _answer(row: read.Row, task: Any) -> Any:
 def _warning(conflicts: list[str]) -> list[str]:
   if not conflicts:
     return []
-  shown, more = ", ".join(conflicts[:3]), len(conflicts) - 3
-  more = f" and {more} more" if more > 0 else ""
   return [
-    f"{len(conflicts):,} duplicates that were left out contradict the row that stays: {shown}"
-    f"{more}"
+    f"{len(conflicts):,} duplicates that were left out contradict the row that stays: "
+    f"{nearest.some(conflicts)}"
   ]

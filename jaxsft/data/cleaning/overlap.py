@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxsft.data import read, scripts
+from jaxsft.data import nearest, read, scripts
 from jaxsft.data.cleaning import fields, near, record
 from jaxsft.errors import JaxsftError
 
@@ -59,10 +59,8 @@ def _nearly(met, key) -> list[str]:
   near_ones = [f"{row.id} and {other.id}" for row, other in met if key(row) != key(other)]
   if not near_ones:
     return []
-  more = f" and {len(near_ones) - 3} more" if len(near_ones) > 3 else ""
   return [
-    f"{len(near_ones):,} training rows nearly equal held-out rows: "
-    f"{', '.join(near_ones[:3])}{more}"
+    f"{len(near_ones):,} training rows nearly equal held-out rows: {nearest.some(near_ones)}"
   ]
 
 
