@@ -144,7 +144,9 @@ def encode_row(row, task, context):
     return tasks.Encoded((), EMPTY, "", [], frozenset())
   encoded = task.encode(row, context)
   examples = tuple(e for e in encoded.examples if np.any(e.get("weights", 1)))
-  note = encoded.note if examples or not encoded.examples else EMPTY
+  left_out, note = len(encoded.examples) - len(examples), encoded.note
+  if left_out:
+    note = tasks.joined(note, tasks.without_parts(left_out)) if examples else EMPTY
   return encoded._replace(examples=examples, note=note)
 
 
@@ -196,8 +198,16 @@ def rows_hash(rows):
   """sha256 over ids and fields, whatever file, format or rule they came by."""
   digest = hashlib.sha256()
   for row in rows:
-    digest.update(json.dumps([row.id, row.fields], sort_keys=True, default=repr).encode())
+    digest.update(json.dumps([row.id, row.fields], sort_keys=True, default=_content).encode())
   return digest.hexdigest()
+
+
+def _content(value):
+  """All of a value that JSON lacks; the repr of an array would leave out its middle."""
+  if not hasattr(value, "__array__"):
+    return repr(value)
+  array = np.asarray(value)
+  return [str(array.dtype), array.shape, array.tolist()]
 
 
 def tokenizer_hash(tokenizer):

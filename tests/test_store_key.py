@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -98,6 +99,22 @@ def test_the_same_is_found_again_and_nothing_is_encoded(asked, words):
 def test_other_rows(asked, words, row):
   assert stored(context(words), [*ROWS[:2], row]) != stored(context(words))
   assert len(asked) == 6
+
+
+@pytest.mark.parametrize(
+  "of", [np.asarray, jnp.asarray, lambda x: {"deep": [x.astype(object)]}]
+)
+def test_arrays_are_told_apart_by_all_that_they_hold(of):
+  """The repr of more than a thousand values shows six of them."""
+
+  def hashed(values):
+    return encoding.rows_hash([Row("r", "rows:1", {"tokens": of(values)})])
+
+  many = np.arange(5000)
+  other = many.copy()
+  other[2500] = -1
+  assert hashed(many) != hashed(other) and hashed(many) == hashed(many.copy())
+  assert hashed(many) != hashed(many.reshape(50, 100))
 
 
 def test_every_field_of_the_context_is_flipped_here():

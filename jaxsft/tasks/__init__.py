@@ -152,6 +152,16 @@ class Found(NamedTuple):
   """Generated answers, the best first; () where none was asked for."""
 
 
+def joined(*notes):
+  """One note of several, of which some may be None."""
+  return ", ".join(filter(None, notes)) or None
+
+
+def without_parts(count):
+  """The note of a row of which so many parts were left out, since nothing in them trains."""
+  return f"without {count} parts that have nothing to learn" if count else None
+
+
 def options_of(task, settings, context):
   """The `options` of a task's `loss` and `predict`.
 

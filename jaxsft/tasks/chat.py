@@ -55,7 +55,7 @@ def _encode(fields, context):
     notes.append("with control tokens escaped")
   stop_ids = frozenset().union(*(tokens.stop_ids for _, tokens in parts)) if examples else ()
   spans = [(start, end) for start, end, _ in rendered.spans]
-  note = ", ".join(notes) or None
+  note = tasks.joined(*notes)
   return tasks.Encoded(tuple(examples), note, rendered.text, spans, frozenset(stop_ids))
 
 
@@ -70,11 +70,11 @@ def _of_conversation(fields, context):
   if context.train_on == "each":
     trained = [i for i, message in enumerate(messages) if message["train"]]
     whole = [_alone(messages[: i + 1]) for i in trained]
-  parts, cut, lost = [], False, 0
+  parts, cut, lost, silent = [], False, 0, 0
   for one in whole:
-    kept, left_out = _fitting(one, make, context)
+    kept, left_out, without = _fitting(one, make, context)
     cut |= bool(kept) and not kept[0][2]
-    lost += left_out
+    lost, silent = lost + left_out, silent + without
     parts += [part[:2] for part in kept]
   if not parts:
     return [make(whole[0])], [], ["dropped: too long"]
@@ -84,6 +84,8 @@ def _of_conversation(fields, context):
     notes.append(f"truncated: without {lost} {what} that are too long")
   if cut:
     notes.append({"truncate": "truncated", "turns": "divided by turns"}[context.too_long])
+  if silent:
+    notes.append(tasks.without_parts(silent))
   if not notes and _thoughts_left_out(messages, parts):
     notes.append("with thoughts that the chat template does not write")
   return parts, [_example(tokens) for _, tokens in parts], notes
@@ -110,35 +112,37 @@ def _tokenized(messages, tools, context):
 
 
 def _fitting(messages, make, context):
-  """([(Rendered, Tokens, whether it is all)] of a conversation that fit, how much is left out).
+  """([(Rendered, Tokens, whether it is all)] of a conversation that fit, how much that would
+  train is left out, how many parts that would not).
 
   make: function of messages -> (Rendered, Tokens).
   """
   made = make(messages)
   if _fits(made, context):
-    return [(*made, True)], 0
+    return [(*made, True)], 0, 0
   if context.too_long == "error":
     _refuse_length(made[1], context, "'truncate', 'turns' or 'drop'")
   if context.too_long == "windows":
     _refuse_length(made[1], context, "'turns': windows are of plain text, not of conversations")
   if context.too_long == "turns":
-    parts, lost = _by_turns(messages, make, context)
-    return [(*part, False) for part in parts], lost
+    parts, lost, silent = _by_turns(messages, make, context)
+    return [(*part, False) for part in parts], lost, silent
   shorter = conversations.shorter(messages) if context.too_long == "truncate" else ()
   for rest in shorter:
     made = make(rest)
     if _fits(made, context):
-      return [(*made, False)], 0
-  return [], 1
+      return [(*made, False)], 0, 0
+  return [], 1, 0
 
 
 def _by_turns(messages, make, context):
-  """([(Rendered, Tokens)] of parts as long as fit, exchanges that are too long alone).
+  """([(Rendered, Tokens)] of parts as long as fit, exchanges that are too long alone, parts
+  that are left out because nothing in them trains).
 
-  Every part begins with the system messages; one without anything to learn is no part.
+  Every part begins with the system messages.
   """
   lead, rest = conversations.exchanges(messages)
-  parts, lost = [], 0
+  parts, lost, silent = [], 0, 0
   while rest:
     best, taken = None, 0
     for count in range(1, len(rest) + 1):
@@ -147,10 +151,12 @@ def _by_turns(messages, make, context):
       if not _fits(made, context):
         break
       best, taken = made if any(m["train"] for m in part) else best, count
+    trains = best is not None or any(message["train"] for message in rest[0])
     parts += [best] if best else []
-    lost += not taken and any(message["train"] for message in rest[0])
+    lost += trains and not taken
+    silent += not trains
     rest = rest[max(taken, 1) :]
-  return parts, lost
+  return parts, lost, silent
 
 
 def _fits(made, context):

@@ -78,8 +78,31 @@ def test_a_part_without_anything_to_learn_is_none():
   place = context(length(found[:3]) + 4, too_long="turns")
   encoded = chat.encode(row(found), place)
   assert [s for _, s in texts(encoded, place)] == ["third<|im_end|>"]
+  without = "divided by turns, without {} parts that have nothing to learn"
+  assert encoded.note == without.format(1)
   found.append({"role": "user", "content": "so " * 40})  # asks, but nothing answers
-  assert chat.encode(row(found), place).note == "divided by turns"
+  assert chat.encode(row(found), place).note == without.format(2)
+
+
+def test_parts_without_anything_to_learn_are_in_the_report(tmp_path, monkeypatch):
+  """Where on_empty leaves out whole conversations of that kind, too."""
+  monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path / "cache"))
+  tiny.on_devices(monkeypatch, 1)
+  model, data = tiny.checkpoint(tmp_path / "llama", "llama"), tmp_path / "rows.jsonl"
+  found = messages(*TALK[:2], *TALK[4:6], system="")
+  found[1]["train"] = False
+  whole = len(tiny.letter_tokenizer().apply_chat_template(found)["input_ids"])
+  data.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in (found, found[:2])))
+  settings = {"data__id": None, "data__split": 0.0, "data__on_empty": "drop"}
+  settings |= {"data__too_long": "turns", "data__max_length": whole - 4, "data__max_dropped": 1}
+  config = tiny.config("llama", "chat", model, data, steps=1, **settings)
+  made = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
+  report = preflight.report(made, config, {}, frozenset(), lambda update: 1.0)
+  note = "divided by turns, without 1 parts that have nothing to learn"
+  assert report.sets["train"]["noted"] == {note: 1}
+  assert report.sets["train"]["dropped"] == {"dropped: nothing to learn": 1}
+  assert f"           1 {note}" in report.lines()
+  assert not any("without 1 parts" in text for text in report.warnings)  # it was asked for
 
 
 def test_an_opening_answer_stays_with_the_first_exchange():
