@@ -139,16 +139,27 @@ CHANGEABLE = ("every", "patience", "batch_size", "slices", "prompts", "sets")
 """Keys of `evaluate` on which the numbers that evaluations compare do not depend."""
 
 
-def resumable(config):
-  """The settings that a resumed run must share with the one it goes on from.
+def resumable(found):
+  """The settings that a resumed run must share with the one it goes on from, of a
+  config_lib.to_dict.
 
   Those of evaluations are among them: a best value is only compared with values like it.
   """
-  values = config_lib.to_dict(config)
+  values = config_lib.completed(found)
   for group in ("log", "checkpoint", "export", "mesh"):
     del values[group]
   values["evaluate"] = {k: v for k, v in values["evaluate"].items() if k not in CHANGEABLE}
   return values
+
+
+def of_now(loop):
+  """A checkpoint's loop, its settings as this version would have kept them: those that came
+  later did nothing then, as their defaults do nothing.
+  """
+  hashes = loop.get("hashes", {})
+  if isinstance(hashes.get("config"), dict):
+    hashes = hashes | {"config": resumable(hashes["config"])}
+  return loop | {"hashes": hashes}
 
 
 def flops_per_token(network, shapes, chosen, lengths, masked=1.0):

@@ -126,7 +126,7 @@ def finetune(config, workdir=None):
 def identity(job):
   """What a run must share with the one that it goes on from."""
   return {
-    "config": jobs.resumable(job.config),
+    "config": jobs.resumable(config_lib.to_dict(job.config)),
     "data": job.data.plan.digest(job.data.train.store.fingerprint),
     "weights": job.base.identity(),
   }
@@ -141,7 +141,7 @@ def find_checkpoint(job):
   checkpoints = job.checkpoints
   latest = checkpoints.latest()
   if latest is not None:
-    checkpoint.check_loop(checkpoints.loop(latest), identity(job))
+    checkpoint.check_loop(jobs.of_now(checkpoints.loop(latest)), identity(job))
   elif checkpoints.steps():
     raise JaxsftError(
       f"{checkpoints.directory}: every checkpoint of this run is damaged; choose a new "

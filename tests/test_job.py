@@ -1,14 +1,17 @@
 """What the MFU divides by: the products of a token, counted in the traced program."""
 
 import dataclasses
+import json
+import types
 
 import jax
 import numpy as np
 import pytest
 from jax import extend
 
+from jaxsft import checkpoint, job, train
 from jaxsft import config as config_lib
-from jaxsft import job
+from jaxsft.errors import JaxsftError
 from jaxsft.tuning import select
 from tests.models import tiny
 
@@ -52,8 +55,9 @@ def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
 
 def test_a_run_goes_on_with_the_same_meaning_of_best():
   """What is measured stays; when, in what batches and on what else may change."""
-  kept = job.resumable(config_lib.Config())
-  change = lambda key, value: job.resumable(
+  resumable = lambda config: job.resumable(config_lib.to_dict(config))
+  kept = resumable(config_lib.Config())
+  change = lambda key, value: resumable(
     config_lib.override(config_lib.Config(), f"evaluate.{key}", value)
   )
   others = {"metric": "loss", "mode": "min", "threshold": 0.3, "generate": 3, "n_best": 3}
@@ -67,6 +71,61 @@ def test_a_run_goes_on_with_the_same_meaning_of_best():
   assert set(others) | set(free) == keys  # a new key has to be put on one side
   assert {key for key, value in others.items() if change(key, value) == kept} == set()
   assert {key for key, value in free.items() if change(key, value) != kept} == set()
+
+
+def leaves(tree, path=()):
+  """(where it is, value) of all that is no dict with keys."""
+  for key, value in tree.items():
+    if isinstance(value, dict) and value:
+      yield from leaves(value, (*path, key))
+    else:
+      yield (*path, key), value
+
+
+def test_keys_that_an_older_version_lacked_are_their_defaults():
+  """Each alone, a group as a whole, and of a data set of a mixture; others count as ever."""
+  mix = {"a": config_lib.Part("a.jsonl"), "b": config_lib.Part("b.jsonl", weight=2.0)}
+  config = config_lib.override(config_lib.Config(), "data.mix", mix)
+  config = config_lib.override(config, "optim.peak_lr", 1e-3)
+  now = {"config": job.resumable(config_lib.to_dict(config)), "data": "d", "weights": "w"}
+  usual = dict(leaves(config_lib.to_dict(config_lib.Config())))
+  usual |= {("data", "mix", own, *path): value
+            for own in mix
+            for path, value in leaves(dataclasses.asdict(config_lib.Part()))}  # fmt: skip
+  refused = set()
+  for path, value in leaves(now["config"]):
+    stored = json.loads(json.dumps(now))
+    group = stored["config"]
+    for key in path[:-1]:
+      group = group[key]
+    del group[path[-1]]
+    try:
+      checkpoint.check_loop(job.of_now({"hashes": stored}), now)
+    except JaxsftError as error:
+      refused.add(path)
+      assert f"{'.'.join(path)}: {usual[path]!r} then, {value!r} now" in str(error)
+  own = {("data", "mix", name, "path") for name in mix}
+  assert refused == {("optim", "peak_lr"), ("data", "mix", "b", "weight"), *own}
+  stored = json.loads(json.dumps(now))
+  del stored["config"]["clean"], stored["config"]["augment"]
+  checkpoint.check_loop(job.of_now({"hashes": stored}), now)
+  stored["config"]["data"]["gone"] = 3
+  with pytest.raises(JaxsftError, match=r"data.gone: 3 then, None now"):
+    checkpoint.check_loop(job.of_now({"hashes": stored}), now)
+  with pytest.raises(JaxsftError, match="the settings and the data and the base weights"):
+    checkpoint.check_loop(job.of_now({}), now)
+
+
+def test_a_run_of_an_older_version_goes_on(monkeypatch):
+  now = {"config": job.resumable({}), "data": "d", "weights": "w"}
+  stored = json.loads(json.dumps(now))
+  del stored["config"]["augment"]
+  monkeypatch.setattr(train, "identity", lambda job: now)
+  found = types.SimpleNamespace(latest=lambda: 3, loop=lambda step: {"hashes": stored})
+  assert train.find_checkpoint(types.SimpleNamespace(checkpoints=found)) == 3
+  stored["config"]["seed"] = 1
+  with pytest.raises(JaxsftError, match=r"seed: 1 then, 0 now"):
+    train.find_checkpoint(types.SimpleNamespace(checkpoints=found))
 
 
 def test_flops_of_a_masked_token_are_of_few_projections():

@@ -343,6 +343,20 @@ def from_dict(found, section=Config, prefix="config."):
   return section(**kwargs)
 
 
+def completed(found, section=Config):
+  """A dict that `to_dict` made, perhaps of an older version: with the defaults of the keys
+  that it lacks. Keys that are no longer known stay.
+  """
+  whole = to_dict(section()) | found
+  for name, annotation in typing.get_type_hints(section).items():
+    if dataclasses.is_dataclass(annotation):
+      whole[name] = completed(found.get(name, {}), annotation)
+    elif group := values.section(annotation):
+      groups = found.get(name)
+      whole[name] = groups and {own: completed(value, group) for own, value in groups.items()}
+  return whole
+
+
 def describe(config, prefix="config."):
   """Lines `config.a.b = value`, in the order of the tree (for --print_config)."""
   for name in _names(config):
