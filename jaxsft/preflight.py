@@ -37,6 +37,7 @@ def report(prepared, config, shapes, chosen, schedule):
     sets["train"],
     sets.get("held out"),
     plan_of(prepared, config),
+    further={name: sets[name] for name in prepared.sets},
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
     leaves=leaves,
     samples=samples,

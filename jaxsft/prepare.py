@@ -70,7 +70,9 @@ def prepare(config, base, mesh):
     examples = encoding.encode(labels.named(more.train, trained, config), task, context)
     limit = row_limit(config, context, examples)
     sets[name] = (examples, evaluation_plan(config, examples.store, limit, mesh))
-    rows = rows._replace(sources=(*rows.sources, *more.sources))
+    left_out = {f"evaluate.sets[{name!r}]: {why}": n for why, n in more.left_out.items()}
+    sources_read = (*rows.sources, *more.sources)
+    rows = rows._replace(sources=sources_read, left_out=rows.left_out | left_out)
   weights = labels.class_weights(config.loss.class_weights, names, train.store)
   pairs = all(row.fields.get("text_pair") is not None for row in rows.train)
   pairs = pairs and task.HEAD == "sequence"

@@ -4,7 +4,7 @@ A pure function of plain values, shown before anything compiles and kept in data
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -147,6 +147,7 @@ def audit(
   held_out: Examples | None,
   plan: dict,
   *,
+  further: Mapping[str, Examples] | None = None,
   rates: dict[str, float | int] | None = None,
   leaves: Sequence[Leaf] = (),
   samples: Sequence[str] = (),
@@ -154,10 +155,12 @@ def audit(
 ) -> Audit:
   """The report on a run about to start.
 
-  plan: `order.Plan.summary()`. rates: learning rate at start, peak and end. samples: a few
-  examples through `mark`. warnings: what else is to be known, a sentence each.
+  plan: `order.Plan.summary()`. further: other sets that are measured, by name. rates: learning
+  rate at start, peak and end. samples: a few examples through `mark`. warnings: what else is to
+  be known, a sentence each.
   """
   sets = {"train": train} | ({"held out": held_out} if held_out is not None else {})
+  sets |= further or {}
   return Audit(
     rows=rows,
     sets={name: _describe(examples) for name, examples in sets.items()},

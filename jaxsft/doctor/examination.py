@@ -38,7 +38,8 @@ def examine(config):
     *suspects.finding(judged),
   ])  # fmt: skip
   rows, plan = preflight.rows_of(prepared), preflight.plan_of(prepared, config)
-  described = audit.audit(rows, sets["train"], sets.get("held out"), plan)
+  further = {name: sets[name] for name in prepared.sets}
+  described = audit.audit(rows, sets["train"], sets.get("held out"), plan, further=further)
   result = _graded(result, all_found) | described.as_dict()
   for name in ("leaves", "samples", "rates", "warnings"):  # of weights, and said otherwise
     del result[name]

@@ -67,14 +67,14 @@ def dropped(name, examples, noted, most):
   """Rows that the encoder left out; noted: {note: ids of the first rows}. most: the share of
   all that may be.
   """
-  count = sum(examples.dropped.values())
+  count, rows_of = sum(examples.dropped.values()), parts.called(name)
   total = count + (examples.rows or len(examples.ids))
   reasons = ", ".join(f"{n} {why}" for why, n in examples.dropped.items()) or "none"
   rows = [id for why in examples.dropped for id in noted.get(why, ())]
   if count > most * total:
     yield found(
       "too-many-dropped",
-      f"{count} of {total} {name} rows ({count / total:.1%}) would be dropped: {reasons}; "
+      f"{count} of {total} {rows_of} ({count / total:.1%}) would be dropped: {reasons}; "
       f"at most {most:.1%} may be (data.max_dropped). Raise data.max_length, set "
       'data.too_long="truncate", leave such rows out with data.keep, or raise data.max_dropped',
       rows,
@@ -82,8 +82,8 @@ def dropped(name, examples, noted, most):
   elif count:
     yield found(
       "some-dropped",
-      f"{count} of {total} {name} rows are left out: {reasons}; raise data.max_length, or "
-      "shorten these rows",
+      f"{count} of {total} {rows_of} are left out: {reasons}; raise "
+      "data.max_length, or shorten these rows",
       rows,
     )
 
@@ -95,9 +95,9 @@ def unsupervised(name, examples):
     ids = [examples.ids[i] for i in empty[:20]]
     yield found(
       "nothing-supervised",
-      f"{len(empty)} of {len(examples.ids)} {name} examples have nothing supervised: "
-      f"{some(ids, len(empty))}; expected at least one supervised token or label in each. See "
-      "data.max_length, data.train_on, data.columns",
+      f"{len(empty)} of {len(examples.ids)} examples of {parts.called(name)} have nothing "
+      f"supervised: {some(ids, len(empty))}; expected at least one supervised token or label "
+      "in each. See data.max_length, data.train_on, data.columns",
       ids,
     )
 
@@ -115,7 +115,9 @@ def cut(name, examples, noted):
         fix = "raise data.max_length, or see data.too_long and data.stride"
       if n:
         yield found(
-          code, f"{n:,} of {total:,} {name} rows are {note}: {some(ids, n)}; {fix}", ids
+          code,
+          f"{n:,} of {total:,} {parts.called(name)} are {note}: {some(ids, n)}; {fix}",
+          ids,
         )
 
 
@@ -172,7 +174,7 @@ def left_out(rows):
   read = {one.key: one.rows for one in rows.sources}
   for why, n in rows.left_out.items():
     name, _, why = why.rpartition(": ")
-    total = read.get(f"data.mix.{name}.path", rows.read)
+    total = read.get(f"data.mix.{name}.path", read.get(name, rows.read))
     of = f" of {name}" if name else ""
     if why.startswith("empty ") and n > MAX_EMPTY * total:
       yield found(

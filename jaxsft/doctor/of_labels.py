@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxsft import tasks
 from jaxsft.data.nearest import some
+from jaxsft.doctor import parts
 from jaxsft.doctor.codes import found
 
 RATIO = 20
@@ -46,8 +47,8 @@ def _unseen(described):
     if unseen and name != "train" and set(unseen) != {"(none)"}:
       yield found(
         "unseen-labels",
-        f"held-out labels that training never shows: {some(unseen)}; choose another "
-        "data.split, or leave such rows out with data.keep",
+        f"{parts.called(name)} have labels that training never shows: {some(unseen)}; choose "
+        "another data.split, or leave such rows out with data.keep",
       )
 
 

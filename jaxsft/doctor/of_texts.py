@@ -28,9 +28,8 @@ def check(prepared, examples, described):
       "set clean.duplicates='drop', unless their weight is meant",
       [id for id, _ in twice],
     )
-  for name, part in evaluated(prepared).items():
-    texts = described[name].texts if name in described else map(parts.content, part.rows)
-    pairs = zip(part.rows, texts, strict=True)
+  for name, part in parts.evaluated(prepared).items():
+    pairs = zip(part.rows, described[name].texts, strict=True)
     leaked = [(row.id, first[k]) for row, text in pairs if (k := plain(text)) in first]
     fix = "set clean.overlap='drop'"
     if name != "held out":
@@ -38,8 +37,8 @@ def check(prepared, examples, described):
     if leaked:
       yield found(
         "leakage",
-        f"{len(leaked):,} of {len(part.rows):,} {name} rows say what a training row says: "
-        f"{_pairs(leaked)}; their numbers will be too good: {fix}",
+        f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} say what a training row "
+        f"says: {_pairs(leaked)}; their numbers will be too good: {fix}",
         [id for id, _ in leaked],
       )
   yield from conflicts(prepared, keys)
@@ -66,7 +65,7 @@ def near(prepared):
       f"{_pairs(twice)} (punctuation, case and spaces aside); look at some",
       [id for id, _ in twice],
     )
-  for name, part in evaluated(prepared).items():
+  for name, part in parts.evaluated(prepared).items():
     leaked = []
     for row in part.rows:
       text = parts.content(row)
@@ -75,16 +74,11 @@ def near(prepared):
     if leaked:
       yield found(
         "near-leakage",
-        f"{len(leaked):,} of {len(part.rows):,} {name} rows are nearly what a training row "
-        f"says: {_pairs(leaked)} (punctuation, case and spaces aside); look at some",
+        f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} are nearly what a "
+        f"training row says: {_pairs(leaked)} (punctuation, case and spaces aside); look at "
+        "some",
         [id for id, _ in leaked],
       )
-
-
-def evaluated(prepared):
-  """{set: `encoding.Examples`} of all rows that are measured."""
-  held_out = {} if prepared.held_out is None else {"held out": prepared.held_out}
-  return held_out | {name: part for name, (part, _) in prepared.sets.items()}
 
 
 def conflicts(prepared, keys):

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from jaxsft import labels
+from jaxsft import labels, sources
 from jaxsft.data import audit, control, forms, store
 
 CONTENT = (
@@ -21,9 +21,20 @@ CONTENT = (
 
 
 def examples_of(prepared):
-  """{"train", "held out": `encoding.Examples`}; held out only where there are such rows."""
+  """{"train", "held out", those of evaluate.sets: `encoding.Examples`}; held out only where
+  there are such rows."""
+  return {"train": prepared.train, **evaluated(prepared)}
+
+
+def evaluated(prepared):
+  """{set: `encoding.Examples`} of all rows that are measured."""
   held_out = {} if prepared.held_out is None else {"held out": prepared.held_out}
-  return {"train": prepared.train, **held_out}
+  return held_out | {name: part for name, (part, _) in prepared.sets.items()}
+
+
+def called(name):
+  """What a sentence calls the rows of one of `examples_of`."""
+  return f"{name} rows" if name in ("train", "held out") else sources.called(name)
 
 
 def described(part, prepared):

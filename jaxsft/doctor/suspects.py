@@ -191,8 +191,12 @@ def _sample(items, classes):
 
 
 def _rows(prepared):
-  """(set, its rows) without the copies that augmentation made, which say nothing new."""
+  """(set, its rows) of those that are trained on or held out, without the copies that
+  augmentation made, which say nothing new.
+  """
   for name, part in parts.examples_of(prepared).items():
+    if name in prepared.sets:
+      continue
     copies = prepared.rows.copies if name == "train" else 0
     yield name, part.rows[: len(part.rows) - copies]
 

@@ -1,6 +1,5 @@
 """Each finding on a mini data set that shows it, and on one that does not."""
 
-import json
 import re
 
 import numpy as np
@@ -281,7 +280,10 @@ def test_many_examples_without_supervision_are_named_in_part():
   ids = [f"r{i}" for i in range(50)]
   many = examples(ids=ids, lengths=np.ones(50, int), supervised=np.zeros(50, int))
   (one,) = findings.unsupervised("train", many)
-  assert "50 of 50 train" in one.text and "r0, r1, r2 and 47 more; expected" in one.text
+  assert (
+    "50 of 50 examples of train rows have nothing supervised" in one.text
+    and "r0, r1, r2 and 47 more; expected" in one.text
+  )
   assert one.rows == tuple(ids[:20])
 
 
@@ -310,28 +312,6 @@ def test_the_share_that_may_be_dropped_is_the_config_s(prepared):
   settings = {"data__max_length": 12, "data__too_long": "drop", "data__max_dropped": 0.02}
   found = by_code(findings.findings(*prepared("classify", rows, HELD, **settings)))
   assert "some-dropped" in found and "too-many-dropped" not in found
-
-
-def test_rows_of_evaluate_sets_are_compared_with_those_of_training(prepared, tmp_path):
-  """By their ids, where these are the rows' own, and by their texts."""
-  lines = [{"name": f"s{i}", **row} for i, row in enumerate(sentences(9, start=900))]
-  lines[2]["name"], lines[5]["text"] = "r7", "The  THE good"  # that row, and what r0 says
-  more = tmp_path / "more.jsonl"
-  more.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  settings = {"evaluate__sets": {"more": str(more)}}
-  found = by_code(findings.findings(*prepared("classify", sentences(), HELD, **settings)))
-  said = found["ids-in-a-set"]
-  assert said.rows == ("r7",) and said.grade == "warns"
-  assert said.text.startswith("1 ids of evaluate.sets['more'] are trained on: r7; ")
-  assert found["leakage"].rows == ("s5",) and found["leakage"].grade == "warns"
-  assert "1 of 9 more rows say what a training row says: s5 as r0" in found["leakage"].text
-  # Ids that only say where a row stands are no one's own.
-  same = tmp_path / "other" / "rows.jsonl"
-  same.parent.mkdir()
-  same.write_text(more.read_text())
-  settings = {"evaluate__sets": {"more": str(same)}, "data__id": None}
-  found = by_code(findings.findings(*prepared("classify", sentences(), HELD, **settings)))
-  assert "ids-in-a-set" not in found and "leakage" in found
 
 
 def test_ids_on_both_sides():
