@@ -10,9 +10,10 @@ class Clean:
 
   text: tuple[str, ...] = ()
   """Steps over all texts that a model reads, in their order, also in evaluations and
-  predictions: "nfc", "nfkc", "control" (control and zero-width characters), "markup" (HTML and
-  XML tags, entities), "whitespace", "lower", "punctuation", "urls", "stop_words:english",
-  "stop_words:FILE" (one word a line) or "stop_words:["a", …]"."""
+  predictions: "nfc", "nfkc", "control" (control and zero-width characters), "markup" (tags of
+  HTML, closed comments, scripts and styles; entities, read once), "whitespace", "lower",
+  "punctuation", "urls", "stop_words:english", "stop_words:FILE" (one word a line) or
+  "stop_words:["a", …]". The arguments of calls of tools stay as they are."""
   secrets: Literal["keep", "mask", "drop", "error"] = "keep"
   """Keys, tokens and passwords, told by their form: as they are, placeholders such as [AWS_KEY]
   in their place (also in evaluations and predictions), rows left out, or an error."""

@@ -1,9 +1,6 @@
-"""Steps that normalise texts: each finds the edits that a text needs, until it needs none."""
+"""Steps that normalise texts: each finds the edits that a text needs."""
 
 import functools
-import html
-import html.parser
-import itertools
 import json
 import re
 import unicodedata
@@ -11,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxsft.data import words
-from jaxsft.data.cleaning import edits, private
+from jaxsft.data.cleaning import edits, markup, private
 from jaxsft.errors import JaxsftError, UsageError
 
 Step = Callable[[str], list[edits.Edit]]
@@ -22,14 +19,6 @@ INVISIBLE = frozenset(
 )
 """What is not seen; the joiners U+200C and U+200D are, since scripts and emoji need them."""
 CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(sorted(INVISIBLE))}]")
-BLOCKS = frozenset(
-  "address article aside blockquote br caption dd div dl dt fieldset figcaption figure footer "
-  "form h1 h2 h3 h4 h5 h6 header hr li main nav ol option p pre section table tbody td tfoot "
-  "th thead title tr ul".split()
-)
-"""Elements between which words do not touch: a space takes the place of their tags."""
-HIDDEN = ("script", "style")
-REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
 URL = re.compile(
   r"(?<![A-Za-z0-9_@])(?:(?:https?|ftp)://|www\.)[^\s<>\"，。；：！？）】」、]*"
   r"[^\s<>\".,;:!?)\]}'’，。；：！？）】」、]",
@@ -38,6 +27,8 @@ URL = re.compile(
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 SPACES = re.compile(r"\s{2,}|[^\S ]|\A\s|\s\Z")
 STOP_WORDS = "stop_words:"
+ONCE = ("markup",)
+"""Steps that are taken once: what "&amp;lt;b>" says is "&lt;b>", which is no tag."""
 DESTROYING = ("whitespace", "lower", "punctuation", "urls", STOP_WORDS)
 """Steps after which secrets and personal data may no longer be told."""
 
@@ -79,70 +70,6 @@ def control(text: str) -> list[edits.Edit]:
     lone = match.group() == "\r" and text[match.end() : match.end() + 1] != "\n"
     found.append((*match.span(), "\n" if lone else ""))
   return found
-
-
-class _Markup(html.parser.HTMLParser):
-  """Finds where the tags, comments and declarations of a text stand."""
-
-  def __init__(self, text):
-    super().__init__(convert_charrefs=False)
-    self.lines, self.found, self.inside = [0], [], None
-    self.lines += [match.end() for match in re.finditer("\n", text)]
-    self.feed(text)
-    self.close()
-    self.found.append((len(text), None))
-
-  def _at(self, new):
-    """new: what takes the place of the piece that begins here; None: it stays."""
-    line, column = self.getpos()
-    at = self.lines[line - 1] + column
-    if self.found and self.found[-1][0] == at:
-      return
-    self.found.append((at, new))
-
-  def _tag(self, name):
-    self._at(" " if name in BLOCKS else "")
-
-  def handle_starttag(self, tag, attrs):
-    self._tag(tag)
-    self.inside = tag if tag in HIDDEN else None
-
-  def handle_startendtag(self, tag, attrs):
-    self._tag(tag)
-
-  def handle_endtag(self, tag):
-    self._tag(tag)
-    self.inside = None
-
-  def handle_data(self, data):
-    self._at("" if self.inside else None)
-
-  def handle_charref(self, name):
-    self._at("" if self.inside else None)
-
-  handle_entityref = handle_charref
-
-  def handle_comment(self, data):
-    self._at("")
-
-  handle_decl = handle_pi = handle_comment
-
-  def unknown_decl(self, data):
-    self._at(data.removeprefix("CDATA[") if data.startswith("CDATA[") else "")
-
-
-def markup(text: str) -> list[edits.Edit]:
-  """Without the tags, comments, scripts and styles of HTML and XML, entities as characters."""
-  found = []
-  if "<" in text:
-    places = _Markup(text).found
-    for (start, new), (end, _) in itertools.pairwise(places):
-      if new is not None and start < end:
-        found.append((start, end, new))
-  if found or "&" not in text:
-    return found
-  pieces = ((m.span(), html.unescape(m.group())) for m in REFERENCE.finditer(text))
-  return edits.differences(text, pieces)
 
 
 def whitespace(text: str) -> list[edits.Edit]:
@@ -212,7 +139,7 @@ PLAIN: dict[str, Step] = {
   "nfc": functools.partial(normal_form, "NFC"),
   "nfkc": functools.partial(normal_form, "NFKC"),
   "control": control,
-  "markup": markup,
+  "markup": markup.edits_of,
   "whitespace": whitespace,
   "lower": lower,
   "punctuation": punctuation,
@@ -267,11 +194,15 @@ def step_of(name: str) -> Step:
 
 
 def changed(step: str, text: str, spans: Sequence[edits.Span] = ()):
-  """(text, spans) after a step, which is repeated until it finds nothing more to change."""
+  """(text, spans) after a step, which is repeated until it finds nothing more to change, but
+  for those of ONCE.
+  """
   find, spans = step_of(step), list(spans)
   for _ in range(len(text) + 2):
     found = find(text)
     if not found:
       return text, spans
     text, spans = edits.apply(text, found), edits.moved(spans, found)
+    if step in ONCE:
+      return text, spans
   raise JaxsftError(f"the step {step!r} of config.clean.text never ends on {text[:40]!r}")
