@@ -70,6 +70,23 @@ def _counts(c):
     ("evaluate.n_best", c.evaluate.n_best),
   ):
     yield value < 1, f"config.{key}: found {value}, expected at least 1"
+  for key, value in (
+    ("evaluate.every", c.evaluate.every),
+    ("evaluate.patience", c.evaluate.patience),
+    ("evaluate.max_new_tokens", c.evaluate.max_new_tokens),
+    ("checkpoint.every", c.checkpoint.every),
+  ):
+    yield value < 0, f"config.{key}: found {value}, expected 0 or more"
+  measured = c.evaluate.batch_size
+  yield (
+    measured is not None and measured < 1,
+    f"config.evaluate.batch_size: found {measured}, expected at least 1, or None for that of "
+    "training",
+  )
+  yield (  # of larger ones the weights and dropout would see the last 32 bits alone
+    not 0 <= c.seed < 2**32,
+    f"config.seed: found {c.seed}, expected a whole number from 0 to {2**32 - 1}",
+  )
 
 
 def _used(c):
@@ -198,7 +215,6 @@ def _training(c):
       f"{', '.join(map(repr, (*OWN_SETS, 'train')))}, expected letters, digits, spaces and "
       ". = + - _, a letter or a digit first; give the set another name",
     )
-  yield c.evaluate.patience < 0, "config.evaluate.patience: expected 0 or more"
   parts = ("best_", "has_answer_", "no_answer_")
   yield (
     c.evaluate.null_threshold is None and (c.evaluate.metric or "").startswith(parts),
@@ -288,7 +304,12 @@ def _update(c):
     not 0 < o.decay <= 1,
     f"config.optim.decay: found {o.decay}, expected a share ≤ 1",
   )
-  for key in ("weight_decay", "clip", "penalty_weight"):
+  for key in ("b1", "b2"):
+    yield (
+      not 0 <= getattr(o, key) < 1,
+      f"config.optim.{key}: found {getattr(o, key)}, expected 0 ≤ {key} < 1",
+    )
+  for key in ("eps", "weight_decay", "clip", "penalty_weight"):
     yield (
       getattr(o, key) < 0,
       f"config.optim.{key}: found {getattr(o, key)}, expected ≥ 0",
