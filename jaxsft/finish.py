@@ -144,7 +144,8 @@ def samples(job):
   if task.SOURCE and own:
     rows = [read.Row("", "config.evaluate.prompts", {"source": text}) for text in own]
   elif own:
-    ids = [prompts.encode(p, job.base.tokenizer, context.chat_template) for p in own]
+    how = (job.base.tokenizer, context.chat_template, context.control_tokens == "escape")
+    ids = [prompts.encode(prompt, *how) for prompt in own]
     return [(text, mine, ()) for text, mine in zip(own, ids, strict=True)]
   else:
     rows = (job.data.held_out or job.data.train).rows

@@ -30,8 +30,7 @@ THRESHOLD = "jaxsft_threshold"
 """Key of config.json with the `threshold` of tasks.Context, of a head of many labels."""
 ANSWERING = "jaxsft_answers"
 """Key of config.json with the fields tasks.ANSWERING, of a head that finds answers; of others
-with "max_length", "pairs" and "text_steps", where they are not what anyone would take them to
-be."""
+with how they read rows, where that is not what anyone would take it to be."""
 FRAME = (  # how a target begins and ends; old checkpoints have it in config.json
   "decoder_start_token_id",
   "forced_bos_token_id",
@@ -130,13 +129,14 @@ def _with_decisions(config, head, label_type, threshold, answering):
 
 def _unusual(answering, arch, head):
   """What of a head's reading is to be kept; causal models read as far as positions reach."""
+  usual = {"text_steps": (), "control_tokens": "refuse", "unwritten": "refuse"}
+  own = {}
   if head.kind == "span":
-    return {name: v for name, v in answering.items() if name != "text_steps" or v}
-  usual = {"max_length": arch.max_positions, "pairs": False, "text_steps": ()}
-  if head.kind == "lm" and not models.has_source(arch):
-    usual = {"text_steps": ()}
+    own = {name: v for name, v in answering.items() if name not in usual}
+  elif head.kind != "lm" or models.has_source(arch):
+    usual |= {"max_length": arch.max_positions, "pairs": False}
   found = {name: answering.get(name, v) for name, v in usual.items()}
-  return {name: v for name, v in found.items() if v != usual[name] and v != []}
+  return own | {name: v for name, v in found.items() if v != usual[name] and v != []}
 
 
 def _write_weights(

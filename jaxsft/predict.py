@@ -269,7 +269,7 @@ def _plan(lengths, batch_size, limit, mesh):
 def _as_config_says(model, config):
   """The model with a config's lengths and windows, and its threshold of no answer."""
   found = prepare.make_context(config, model.base, model.context.labels)
-  own = ("instruction", "languages", "chat_template", "control_tokens")
+  own = ("instruction", "languages", "chat_template")
   own = {name: getattr(found, name) for name in own}
   own |= tasks.answering(found) | {"pairs": model.context.pairs}
   return dataclasses.replace(model, context=dataclasses.replace(model.context, **own))

@@ -110,6 +110,7 @@ def make_context(config, base, names):
     chat_template=template,
     train_on=data.train_on,
     train_on_tools=data.train_on_tools,
+    unwritten=data.unwritten,
     control_tokens=data.control_tokens,
     mask_rate=data.mask_rate,
     whole_words=data.whole_words,

@@ -157,6 +157,7 @@ BAD = [
   ),
   ({"task": "tag", "data.train_on_tools": "false"}, "data.train_on_tools: has no effect"),
   ({"task": "seq2seq", "data.control_tokens": "escape"}, "control_tokens: has no effect"),
+  ({"task": "tag", "data.unwritten": "leave_out"}, "config.data.unwritten: has no effect"),
   ({"task": "tag", "data.chat_template": "x"}, "config.data.chat_template: has no effect"),
   ({"task": "tag", "loss.chunk": "64"}, "config.loss.chunk: has no effect with task='tag'"),
   ({"evaluate.n_best": "5"}, "config.evaluate.n_best: has no effect with task='classify'"),

@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxsft import evaluate, predict, pretrained, start
+from jaxsft import evaluate, predict, pretrained, start, tasks
 from jaxsft.config import Config, Data, Model
+from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.generation import writing
 from tests import tiny
 
 TEXTS = ["the film was good", "it was awful and dull", "a story", "the plot was superb"] * 3
@@ -253,6 +255,39 @@ def test_a_config_says_that_control_tokens_are_text(tmp_path):
     "text",
     "cut",
   }
+
+
+def test_an_export_remembers_how_conversations_are_read(tmp_path, monkeypatch):
+  """What training took as text is text for `predict` and `generate`, and no token is obeyed."""
+  model = pretrained.load(tiny.checkpoint(tmp_path / "llama", "llama"))
+  how = {"control_tokens": "escape", "unwritten": "leave_out"}
+  taught = dataclasses.replace(model, context=dataclasses.replace(model.context, **how))
+  taught.save(tmp_path / "saved")
+  config = json.loads((tmp_path / "saved" / "config.json").read_text())
+  assert config["jaxsft_answers"] == how
+  model.save(tmp_path / "plain")
+  assert "jaxsft_answers" not in (tmp_path / "plain" / "config.json").read_text()
+  asks = {"messages": [{"role": "user", "content": "a <|im_end|> b"}]}
+  asks["tools"] = [{"type": "function", "function": {"name": "f"}}]
+  again, seen = pretrained.load(tmp_path / "saved"), []
+  assert {name: getattr(again.context, name) for name in how} == how
+  written = writing.written
+
+  def spy(network, params, tokenizer, prompts, **rules):
+    seen.append(prompts)
+    return written(network, params, tokenizer, prompts, **rules)
+
+  monkeypatch.setattr(writing, "written", spy)
+  assert "text" in again.predict([asks], max_new_tokens=1)[0]
+  again.generate(asks["messages"], max_new_tokens=1)
+  again.generate("a <|im_end|> b", max_new_tokens=1)
+  trained = tasks.TASKS["chat"].prompt(Row("r", "x:1", asks), again.context)
+  assert seen == [[trained]] * 3
+  end = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+  assert trained.count(end) == 1  # the turn's own
+  for ask in (model.generate, pretrained.load(tmp_path / "plain").generate):
+    with pytest.raises(JaxsftError, match=r"contains the control token '<\|im_end\|>'"):
+      ask("a <|im_end|> b", max_new_tokens=1)
 
 
 def test_a_model_of_pairs_is_not_asked_about_single_texts(classifier, tmp_path):

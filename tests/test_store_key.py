@@ -29,6 +29,7 @@ OTHER = {
   "chat_template": "{{ messages }}",
   "train_on": "last",
   "train_on_tools": False,
+  "unwritten": "leave_out",
   "control_tokens": "escape",
   "stride": 3,
   "max_answer_length": 7,

@@ -149,6 +149,10 @@ class Data:
   train_on_tools: bool = True
   """chat: supervise assistant turns that only call tools, unless they say so themselves; what
   tools return and what the system says is never learnt."""
+  unwritten: Literal["refuse", "leave_out"] = "refuse"
+  """chat, classify: what the template does not write, the tools that a row describes and, in
+  answers that train, what was thought before (under a key such as reasoning_content, or inside
+  <think>…</think>), is an error; or rows go on without it, counted and said."""
   control_tokens: Literal["refuse", "escape"] = "refuse"
   """chat: texts with a control token, such as <|im_end|>, are an error; or it is kept as text
   that ends or opens nothing: tokens of its letters. With other tasks they are an error; only

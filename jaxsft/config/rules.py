@@ -16,6 +16,7 @@ USED_BY = {
   "data.on_empty": ("chat",),
   "data.stratify": ("classify",),
   "data.train_on_tools": ("chat",),
+  "data.unwritten": ("chat", "classify"),
   "data.control_tokens": ("chat",),
   "data.stride": ("answer", "chat", "tag"),
   "data.mask_rate": ("masked_lm",),

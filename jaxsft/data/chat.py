@@ -6,6 +6,7 @@ characters (`spans`): the answer and the stop token behind it.
 
 import functools
 import json
+import re
 from typing import NamedTuple
 
 import jinja2
@@ -13,6 +14,8 @@ import numpy as np
 
 from jaxsft.data import control, forms, spans
 from jaxsft.errors import JaxsftError
+
+AS_SYSTEM = "with a developer's messages written as the system's"
 
 
 class Rendered(NamedTuple):
@@ -23,6 +26,8 @@ class Rendered(NamedTuple):
   """(start, end, message index) in characters: answers with their stop tokens."""
   hidden: str = ""
   """The text as `control.encode` takes it; "": no control token is escaped in it."""
+  odd: tuple[str, ...] = ()
+  """What is to be known of it: AS_SYSTEM, and of what spans.UNWRITTEN says."""
 
 
 class Tokens(NamedTuple):
@@ -37,15 +42,23 @@ class Tokens(NamedTuple):
 
 
 def render(
-  messages, tokenizer, template=None, tools=None, add_generation_prompt=False, escape=False
+  messages,
+  tokenizer,
+  template=None,
+  tools=None,
+  add_generation_prompt=False,
+  escape=False,
+  unwritten="refuse",
 ):
   """`Rendered` conversation; with add_generation_prompt a prompt, which has no spans.
 
   messages: of `messages.conversation`. template: Jinja text; None: the tokenizer's own.
-  escape: control tokens in messages are text. Raises JaxsftError where the template fails,
-  where a message contains a control token, and where the spans cannot be told: see `spans`.
+  escape: control tokens in messages are text. unwritten: as config.data.unwritten. Raises
+  JaxsftError where the template fails or leaves out what is read or learnt, where a message
+  contains a control token, and where the spans cannot be told: see `spans`.
   """
   template = template_of(tokenizer, template, tools)
+  messages, odd = _with_known_roles(messages, template)
   if escape:
     messages, tools = control.hide(messages, tokenizer), control.hide(tools, tokenizer)
   else:
@@ -54,6 +67,8 @@ def render(
   text, found = write(messages, add_generation_prompt), []
   asks = functools.partial(write, add_generation_prompt=add_generation_prompt)
   spans.refuse_left_out(messages, text, asks)
+  with_tools = lambda some: _write(tokenizer, template, some, messages, add_generation_prompt)
+  lost = {"tools": spans.tools_left_out(tools, text, with_tools)}
   if not add_generation_prompt:
     trained = [i for i, m in enumerate(messages) if m.get("train", m["role"] == "assistant")]
     added = control.special(tokenizer).added
@@ -62,8 +77,20 @@ def render(
       found, text = spans.of_tags(messages, trained, text, write, mark, added)
     else:
       found, text = spans.of_answers(messages, trained, text, write, added, template)
+    lost["thoughts"] = spans.thoughts_left_out(messages, found, text, write)
+  odd += spans.counted(lost, unwritten)
   shown = control.show(text, tokenizer) if escape else text
-  return Rendered(shown, found, text if shown != text else "")
+  return Rendered(shown, found, text if shown != text else "", odd)
+
+
+def _with_known_roles(messages, template):
+  """(messages, what is odd): "developer" is OpenAI's newer name of the system, by which it goes
+  where the template does not name it: many write any role, which a model has never seen.
+  """
+  if re.search("""['"]developer['"]""", template):
+    return messages, ()
+  known = [m | {"role": "system"} if m["role"] == "developer" else m for m in messages]
+  return known, (AS_SYSTEM,) * (known != messages)
 
 
 def template_of(tokenizer, template=None, tools=None):
@@ -164,9 +191,11 @@ def _last_span(found, index):
   return [span for span in found if span[2] == index][-1]
 
 
-def prompt_ids(messages, tokenizer, template=None, tools=None, escape=False):
+def prompt_ids(
+  messages, tokenizer, template=None, tools=None, escape=False, unwritten="refuse"
+):
   """[n] int32 ids that ask for the next answer, by the rendering that training uses."""
-  rendered = render(messages, tokenizer, template, tools, True, escape)
+  rendered = render(messages, tokenizer, template, tools, True, escape, unwritten)
   return tokenize(rendered, tokenizer, template).ids
 
 
@@ -179,9 +208,7 @@ def plain(text, tokenizer, limit=None, escape=False):
   escape: control tokens in it are text. Raises JaxsftError for a control token in the text
   and for a tokenizer without an end.
   """
-  hidden = control.hide(text, tokenizer) if escape else text
-  if not escape:
-    control.refuse(text, tokenizer)
+  hidden = _hidden(text, tokenizer, escape)
   bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
   if end is None:
     raise JaxsftError(
@@ -205,6 +232,19 @@ def plain(text, tokenizer, limit=None, escape=False):
   supervised = np.arange(len(ids)) > 0
   rendered = Rendered(text, [(offsets[1][0], len(text), 0)], changed)
   return rendered, Tokens(np.array(ids, np.int32), supervised, frozenset([] if cut else [end]))
+
+
+def text_ids(text, tokenizer, escape=False):
+  """The ids of a text that is not learnt, with what the tokenizer adds to any; see `plain`."""
+  return [*_plain_ids(text, _hidden(text, tokenizer, escape), tokenizer)[0]]
+
+
+def _hidden(text, tokenizer, escape):
+  """The text as `control.encode` takes it, or as it is where it has no control token."""
+  if escape:
+    return control.hide(text, tokenizer)
+  control.refuse(text, tokenizer)
+  return text
 
 
 def _plain_ids(text, hidden, tokenizer):

@@ -6,11 +6,14 @@
 | sharegpt | conversations: [{"from", "value"}, …] or [{"role", "content"}, …]; system, tools |
 | alpaca | instruction, output; input, system, history: [[question, answer], …] |
 | prompt and completion | prompt, completion |
+| conversational prompt and completion | the same, each a list of messages |
 | text | text, which is learnt as it stands: no messages |
 
 Alpaca and ShareGPT are read as LLaMA-Factory documents them (its data/README.md): the
 question is instruction and input on a line each, answers of the history are learnt too, and a
-function_call is an answer that calls tools, whose result is the observation.
+function_call is an answer that calls tools, whose result is the observation. A conversational
+prompt is TRL's: what stands in it is context, answers too, and all answers of the completion
+are learnt.
 """
 
 import json
@@ -20,6 +23,7 @@ from typing import Any
 from jaxsft.errors import JaxsftError
 
 PAIR = "prompt and completion"
+CONVERSATIONAL = f"conversational {PAIR}"
 NEEDED = {
   "messages": ("messages",),
   "sharegpt": ("conversations",),
@@ -39,20 +43,27 @@ ROLES = {
   "system": "system",
   "observation": "tool",
   "tool": "tool",
+  "developer": "developer",
+  "function": "tool",
 }
+
+TRAINS = ("train", "loss_weight", "weight")
+"""Keys of a message that say whether it trains; the last are LLaMA-Factory's and OpenAI's."""
 
 Turns = list[tuple[str, Any]]
 """(place in the row, message) in their order."""
 
 
 def form(fields: Mapping[str, Any]) -> str:
-  """The form of a row: "messages", "sharegpt", "alpaca", "prompt and completion" or "text".
+  """The form of a row: one of NEEDED, CONVERSATIONAL or "text".
 
   A field that is None is not there. Text beside another form is a column like any other.
   Raises JaxsftError for a row of no form, or of two.
   """
   there = {name for name, value in fields.items() if value is not None}
   found = _forms(there)
+  if found == [PAIR] and all(isinstance(fields[name], list) for name in NEEDED[PAIR]):
+    return CONVERSATIONAL
   if len(found) > 1:
     first, second = (NEEDED[name][0] for name in found[:2])
     raise JaxsftError(
@@ -61,12 +72,26 @@ def form(fields: Mapping[str, Any]) -> str:
       f"config.data.columns={{'unused': '{second}'}}"
     )
   if not found and "text" not in there:
+    _refuse_preference(fields)
     raise JaxsftError(
       f"the row has the fields {', '.join(sorted(there)) or 'none'}; expected 'messages', "
       "'conversations', 'instruction' and 'output', 'prompt' and 'completion', or 'text'; map "
       "columns with config.data.columns"
     )
   return found[0] if found else "text"
+
+
+def _refuse_preference(fields: Mapping[str, Any]) -> None:
+  """Raises JaxsftError, with the columns to map, for a row of a better and a worse answer."""
+  chosen, prompt = fields.get("chosen"), fields.get("prompt")
+  if chosen is None or fields.get("rejected") is None:
+    return
+  pair = isinstance(prompt, str | list) and isinstance(chosen, type(prompt))
+  field = "completion" if pair else "messages" if isinstance(chosen, list) else "text"
+  raise JaxsftError(
+    "the row is a preference between 'chosen' and 'rejected', which no task here learns; to "
+    f"learn from what was chosen, set config.data.columns={{'{field}': 'chosen'}}"
+  )
 
 
 def plain(fields: Mapping[str, Any]) -> bool:
@@ -83,6 +108,8 @@ def named(fields: Mapping[str, Any]) -> str:
   """The form of a row of any task, such as "messages", or else the fields that a task knows."""
   there = {name for name, value in fields.items() if value is not None}
   found = _forms(there)
+  if found == [PAIR]:
+    found = [form(fields)]
   others = [name for name in OTHER_FIELDS if name in there and not (found and name == "text")]
   return ", ".join(found + others) or "no known field"
 
@@ -163,7 +190,7 @@ def with_arguments(call: dict[str, Any], arguments: Any) -> dict[str, Any]:
 def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
   found = fields[name]
   if not isinstance(found, list) or not found:
-    keys = "'role', 'content'" if name == "messages" else "'from', 'value'"
+    keys = "'from', 'value'" if name == "conversations" else "'role', 'content'"
     raise JaxsftError(
       f"{name} is {shown(found)}, expected a list of {{{keys}}}; correct the row or map the "
       "right column with config.data.columns"
@@ -176,11 +203,50 @@ def _messages(fields: Mapping[str, Any]) -> Turns:
 
 
 def _prompt_and_completion(fields: Mapping[str, Any]) -> Turns:
-  _texts(fields, "prompt", "completion")
+  both = [fields[name] for name in NEEDED[PAIR]]
+  if not all(isinstance(one, str) for one in both):
+    raise JaxsftError(
+      f"prompt is {shown(both[0])} and completion is {shown(both[1])}, expected two texts or "
+      "two lists of messages {'role', 'content'}; correct the row or map columns with "
+      "config.data.columns"
+    )
   return [
     ("prompt", {"role": "user", "content": fields["prompt"]}),
     ("completion", {"role": "assistant", "content": fields["completion"]}),
   ]
+
+
+def _conversational(fields: Mapping[str, Any]) -> Turns:
+  """The messages of both lists; those of the prompt do not train."""
+  found: Turns = []
+  for name in NEEDED[PAIR]:
+    found += [(f"{name}[{i}]", turn) for i, turn in enumerate(_list(fields, name))]
+  asked = len(fields["prompt"])
+  roles = [turn.get("role") if isinstance(turn, dict) else None for _, turn in found]
+  if roles[asked - 1] == "assistant":
+    raise JaxsftError(
+      f"prompt[{asked - 1}] is an answer, expected a prompt that ends with what is to be "
+      "answered; move the answer into the completion, or correct the row"
+    )
+  if "assistant" not in roles[asked:]:
+    raise JaxsftError(
+      "no message of the completion has the role 'assistant', so there is nothing to train on; "
+      "add the answer or remove the row"
+    )
+  return [
+    (here, _context(here, turn) if here.startswith("prompt") else turn) for here, turn in found
+  ]
+
+
+def _context(here: str, turn: Any) -> Any:
+  """A message that does not train."""
+  said = [key for key in TRAINS if isinstance(turn, dict) and turn.get(key)]
+  if said:
+    raise JaxsftError(
+      f"{here}: {said[0]!r} is {turn[said[0]]!r}, but what stands in a prompt is context and "
+      "is not learnt; remove the key, or move the message into the completion"
+    )
+  return turn | {"train": False} if isinstance(turn, dict) else turn
 
 
 def _alpaca(fields: Mapping[str, Any]) -> Turns:
@@ -288,4 +354,5 @@ READ = {
   "sharegpt": _sharegpt,
   "alpaca": _alpaca,
   PAIR: _prompt_and_completion,
+  CONVERSATIONAL: _conversational,
 }

@@ -5,12 +5,15 @@ import itertools
 from jaxsft.data import forms
 from jaxsft.errors import JaxsftError
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+LEADS = ("system", "developer")
+"""Roles of what is said to the model before any question."""
+OLDER = {"function": "tool"}
+"""OpenAI's older name of a role -> the one that templates know."""
 UNKNOWN = "\ufdd0"  # in the place of an answer; a noncharacter, which occurs in no text
 ANSWERS = {"prompt": "completion", "instruction": "output"}
 """Field that asks -> the field of its answer, which a row to be answered may lack."""
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of what stands before answers
-WEIGHTS = ("loss_weight", "weight")  # LLaMA-Factory's and OpenAI's names for "train"
+WEIGHTS = forms.TRAINS[1:]
 
 
 def conversation(fields, train_on="all", on_tools=True):
@@ -21,6 +24,12 @@ def conversation(fields, train_on="all", on_tools=True):
   "loss_weight" of 0; on_tools=False those that only call tools and do not say that they train.
   """
   messages = checked(fields, on_tools)
+  if forms.form(fields) in (forms.PAIR, forms.CONVERSATIONAL) and fields.get("label") is False:
+    raise JaxsftError(
+      "the row's label is false, by which preferences mark a completion as a bad one, so it is "
+      "none to learn; leave such rows out with config.data.keep='label', or give the field "
+      "another name with config.data.columns={'unused': 'label'}"
+    )
   if not any(message["role"] == "assistant" for message in messages):
     raise JaxsftError(
       "no message has the role 'assistant', so there is nothing to train on; add the "
@@ -58,7 +67,8 @@ def answered(fields):
   asked = [
     (a, b) for a, b in ANSWERS.items() if fields.get(a) is not None and fields.get(b) is None
   ]
-  return fields | {answer: UNKNOWN for _, answer in asked}
+  message = [{"role": "assistant", "content": UNKNOWN}]
+  return fields | {b: message if isinstance(fields[a], list) else UNKNOWN for a, b in asked}
 
 
 def checked(fields, on_tools=True):
@@ -71,7 +81,7 @@ def _with_system(system, messages):
   """Messages that begin with the system prompt of the row's own field, if it has one."""
   if system is None:
     return messages
-  if messages[0]["role"] != "system":
+  if messages[0]["role"] not in LEADS:
     return [{"role": "system", "content": system, "train": False}, *messages]
   if messages[0]["content"] != system:
     raise JaxsftError(
@@ -87,18 +97,21 @@ def _message(here, message, on_tools):
     raise JaxsftError(f"{here} is {forms.shown(message)}, expected {{'role', 'content'}}")
   message = {key: value for key, value in message.items() if value is not None}
   role = message.get("role")
+  if isinstance(role, str) and role in OLDER:
+    role = message["role"] = OLDER[role]
   if role not in ROLES:
     hint = ", or name the column 'conversations'" if "from" in message else ""
     raise JaxsftError(
       f"{here} has the role {role!r} and the keys {', '.join(map(str, message))}; expected "
       f"'role' (one of {', '.join(ROLES)}) and 'content'{hint}"
     )
-  for key in ("function_call", "refusal"):
-    if message.get(key):
-      raise JaxsftError(
-        f"{here} has the key {key!r}, which no template writes, so it would not be learnt; "
-        "write calls as 'tool_calls' and answers as 'content', or remove the row"
-      )
+  if message.get("refusal"):
+    raise JaxsftError(
+      f"{here} has the key 'refusal', which no template writes, so it would not be learnt; "
+      "write answers as 'content', or remove the row"
+    )
+  if message.get("function_call"):
+    message = _with_call(here, message)
   content = _text(here, message.get("content", "" if message.get("tool_calls") else None))
   if role == "assistant" and not content.strip() and not message.get("tool_calls"):
     raise JaxsftError(
@@ -109,6 +122,15 @@ def _message(here, message, on_tools):
   if message.get("tool_calls"):
     rest["tool_calls"] = _tool_calls(here, message["tool_calls"])
   return rest | {"content": content, "train": train}
+
+
+def _with_call(here, message):
+  """The message whose "function_call", OpenAI's older form, is a call as templates read it."""
+  if message.get("tool_calls"):
+    raise JaxsftError(f"{here} has both 'function_call' and 'tool_calls'; remove one of them")
+  call = {"type": "function", "function": message["function_call"]}
+  rest = {key: value for key, value in message.items() if key != "function_call"}
+  return rest | {"tool_calls": [call]}
 
 
 def _tool_calls(here, calls):
@@ -204,8 +226,8 @@ def exchanges(messages):
 
 
 def _lead(messages):
-  """How many system messages stand at the start."""
+  """How many messages of the system stand at the start."""
   lead = 0
-  while lead < len(messages) and messages[lead]["role"] == "system":
+  while lead < len(messages) and messages[lead]["role"] in LEADS:
     lead += 1
   return lead

@@ -11,8 +11,13 @@ import re
 from jaxsft.data import control, forms
 from jaxsft.errors import JaxsftError
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message with what is thought before its answer."""
+UNWRITTEN = "with {} that the chat template does not write"
+"""What is said of a conversation without its tools or thoughts."""
 OPEN, CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: they occur in no text
 TAG = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+TAGS = re.compile(r"(<[^<>]{1,40}>|\[[^\[\]]{1,40}\])")
 EACH = (
   "set config.data.train_on='each' to make an example of every answer, or 'last' to train on "
   "the last one only"
@@ -222,6 +227,93 @@ def refuse_left_out(messages, text, write):
         f"messages[{i}]: the chat template leaves out what the {message['role']} says; set "
         "another config.data.chat_template, or remove the message"
       )
+
+
+def counted(lost, unwritten):
+  """(UNWRITTEN of what is lost,) of {what: a sentence that says so, or ""}.
+
+  unwritten: as config.data.unwritten; "refuse" raises JaxsftError with the first sentence.
+  """
+  found = {what: sentence for what, sentence in lost.items() if sentence}
+  if found and unwritten == "refuse":
+    way = "or config.data.unwritten='leave_out' to go on without"
+    raise JaxsftError(
+      f"{next(iter(found.values()))}; set another config.data.chat_template, {way}"
+    )
+  return tuple(UNWRITTEN.format(what) for what in found)
+
+
+def tools_left_out(tools, text, write):
+  """A sentence on the first tool of a row that the template leaves out; "": there is none.
+
+  A model would learn to call, or not to call, what it is not told of. write: the template, of
+  other tools or None: every tool has to change what it writes.
+  """
+  if not tools:
+    return ""
+  names = [forms.function_of(tool).get("name") for tool in tools]
+  doubt = [i for i, name in enumerate(names) if not isinstance(name, str) or name not in text]
+  for left in [[], *([tool for tool in tools if tool is not tools[i]] for i in doubt)]:
+    try:
+      other = write(left or None)
+    except JaxsftError:
+      continue  # it is read
+    if other == text:
+      told = next(tool for tool in tools if all(tool is not one for one in left))
+      return (
+        f"the chat template does not write the tool {forms.shown(told)}, so an answer would be "
+        "learnt or asked for without it"
+      )
+  return ""
+
+
+def thoughts_left_out(messages, spans, text, write):
+  """A sentence on the first trained answer that the template does not write whole; "": none.
+
+  What is thought before an answer stands under a key of THOUGHTS, or in its content, where
+  templates cut it off at </think>. spans: of `of_answers` or `of_tags`, in `text`.
+  """
+  for index in dict.fromkeys(index for *_, index in spans):
+    own = [span for span in spans if span[2] == index]
+    lost = _lost_piece(messages[: index + 1], text[own[0][0] : own[-1][1]], write)
+    if lost:
+      return (
+        f"messages[{index}]: the chat template does not write all of this answer, such as its "
+        f"thoughts ({forms.shown(lost.strip())}), so that would not be learnt"
+      )
+  return ""
+
+
+def _lost_piece(messages, said, write):
+  """What of the last message does not change what the template writes; None: there is none.
+
+  said: its span. Tried are thoughts that do not stand in it beside the content, and, where
+  that does not, its pieces between <tags> and [tags].
+  """
+  message, said = messages[-1], _squeezed(said)
+  content = _squeezed(message["content"])
+  before, _, after = said.rpartition(content) if content else ("", "", said)
+  texts = {key: message[key] for key in THOUGHTS if isinstance(message.get(key), str)}
+  texts = {key: text for key, text in texts.items() if _squeezed(text) not in before + after}
+  tries = [(text, {key: f"{text}."}) for key, text in texts.items()]
+  if content not in said:
+    pieces = TAGS.split(message["content"])
+    for i in range(0, len(pieces), 2):
+      other = "".join([*pieces[:i], f"{pieces[i]}.", *pieces[i + 1 :]])
+      tries += [(pieces[i], {"content": other})] if pieces[i].strip() else []
+  turn = write(messages) if tries else ""
+  for piece, other in tries:
+    try:
+      if write([*messages[:-1], message | other]) == turn:
+        return piece
+    except JaxsftError:
+      continue  # it is read
+  return None
+
+
+def _squeezed(text):
+  """A text without white space, which templates change around thoughts."""
+  return "".join(text.split())
 
 
 def _refuse_lost_calls(messages, index, said):

@@ -60,8 +60,14 @@ CODES = {
   "odd-rows": Code(
     "warns",
     "Rows that are used but not as they stand: words without a token, answers that are whole "
-    "in no window.",
+    "in no window, messages of a developer that are written as the system's.",
     "`data.stride`, `data.max_length`, or the rows",
+  ),
+  "unwritten": Code(
+    "warns",
+    "With `data.unwritten='leave_out'`, rows of whose tools, or of whose thoughts before "
+    "answers, nothing is learnt, since the chat template does not write them.",
+    "`data.chat_template`, or the rows",
   ),
   "many-left-out": Code(
     "warns",

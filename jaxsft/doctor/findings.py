@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 
 from jaxsft import tasks
+from jaxsft.data import messages, spans
 from jaxsft.data.nearest import some
 from jaxsft.doctor import of_labels, of_plan, of_texts, parts
 from jaxsft.doctor.codes import Finding, found
@@ -22,6 +23,8 @@ FAR_ABOVE = 4
 ASKED = ("with control tokens escaped", "divided by turns", "read in windows")
 ASKED += (tasks.without_parts("N"),)
 """What notes say of rows with which happens what a setting asks for; N stands for a number."""
+TURNS = ("messages", "conversations", "prompt")
+"""Fields that begin with what the system says, if it says anything."""
 
 
 def findings(prepared, config, described=None) -> list[Finding]:
@@ -105,13 +108,16 @@ def unsupervised(name, examples):
 def cut(name, examples, noted):
   """Rows that lose a part to the length limit, and those that are odd otherwise."""
   total = examples.rows or len(examples.ids)
-  for code, notes in (("truncated", examples.truncated), ("odd-rows", examples.noted)):
+  for kind, notes in (("truncated", examples.truncated), ("odd-rows", examples.noted)):
     for note, n in notes.items():
+      code = kind
       if {re.sub(r"\d+", "N", what) for what in note.split(", ")} <= {*ASKED}:
         continue
       ids = noted.get(note, ())
       fix = "look at these rows, or leave them out with data.keep"
-      if code == "truncated" or "window" in note:
+      if code == "odd-rows" and spans.UNWRITTEN.partition("{}")[2] in note:
+        code, fix = "unwritten", "set another data.chat_template, or look at these rows"
+      elif code == "truncated" or "window" in note:
         fix = "raise data.max_length, or see data.too_long and data.stride"
       if n:
         yield found(
@@ -241,10 +247,10 @@ def _unknown(store, tokenizer):
 def _systems(rows):
   with_one, without = [], []
   for row in rows:
-    turns = row.fields.get("messages") or row.fields.get("conversations")
+    turns = next((row.fields[name] for name in TURNS if row.fields.get(name)), None)
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
       first = turns[0].get("role", turns[0].get("from"))
-      there = first == "system" or bool(row.fields.get("system"))
+      there = first in messages.LEADS or bool(row.fields.get("system"))
       (with_one if there else without).append(row.id)
   if with_one and without:
     few = min(with_one, without, key=len)

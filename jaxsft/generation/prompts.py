@@ -5,22 +5,22 @@ from jaxsft.errors import JaxsftError
 from jaxsft.models import decoder
 
 
-def encode(prompt, tokenizer, template=None):
+def encode(prompt, tokenizer, template=None, escape=False):
   """Token ids of a prompt: those that training uses, up to where the answer begins.
 
   A text becomes one user message where there is a chat template (Jinja text; None: the
   tokenizer's own). Elsewhere it is tokenised with the tokenizer's own special tokens, but none
-  that would end it. Raises JaxsftError for messages that training refuses, and for a control
-  token in what they say.
+  that would end it. escape: control tokens in what is said are text, as in training with
+  config.data.control_tokens. Raises JaxsftError for messages that training refuses, and for
+  such a token where it is not escaped.
   """
   if isinstance(prompt, str):
     if template is None and not tokenizer.chat_template:
-      control.refuse(prompt, tokenizer)
-      ids = tokenizer(prompt)["input_ids"]
+      ids = chat.text_ids(prompt, tokenizer, escape)
       return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
     prompt = [{"role": "user", "content": prompt}]
   read = messages.checked({"messages": prompt})
-  return chat.prompt_ids(read, tokenizer, template).tolist()
+  return chat.prompt_ids(read, tokenizer, template, escape=escape).tolist()
 
 
 def encode_source(prompt, tokenizer, instruction=""):

@@ -60,6 +60,7 @@ def answers_of(model, prompt, num_return, **settings):
       stop_ids=stops.stop_ids(model.base, model.context.chat_template),
       template=model.context.chat_template,
       instruction=model.context.instruction,
+      escape=model.context.control_tokens == "escape",
       num_return=num_return,
       **settings,
     )[0]
@@ -78,14 +79,24 @@ def answers(network, params, tokenizer, prompts, **settings):
 
 
 def n_best(
-  network, params, tokenizer, prompts, *, num_return, template=None, instruction="", **settings
+  network,
+  params,
+  tokenizer,
+  prompts,
+  *,
+  num_return,
+  template=None,
+  instruction="",
+  escape=False,
+  **settings,
 ):
   """At most num_return `Answer`s to each prompt, the best first, in the order of the prompts.
 
-  template, instruction: see `prompts.encode` and, of encoder-decoders, `prompts.encode_source`.
-  settings: of `written`.
+  template, escape, instruction: see `prompts.encode` and, of encoder-decoders,
+  `prompts.encode_source`. settings: of `written`.
   """
-  own = {"instruction": instruction} if network.has_source else {"template": template}
+  own = {"template": template, "escape": escape}
+  own = {"instruction": instruction} if network.has_source else own
   read = reading.encode_source if network.has_source else reading.encode
   ids = [read(prompt, tokenizer, **own) for prompt in prompts]
   return written(network, params, tokenizer, ids, num_return=num_return, **settings)

@@ -59,6 +59,8 @@ class Context:
   """"all" assistant turns, only the "last", or "each" in an example of its own."""
   train_on_tools: bool = True
   """Whether assistant turns that only call tools train."""
+  unwritten: str = "refuse"
+  """As config.data.unwritten."""
   control_tokens: str = "refuse"
   """"refuse" rows with control tokens, or "escape" these."""
   stride: int = 0
@@ -118,7 +120,7 @@ NOT_ENCODED = (
 
 
 ANSWERING = ("max_length", "stride", "max_answer_length", "n_best", "null_threshold")
-ANSWERING += ("pairs", "text_steps")
+ANSWERING += ("pairs", "text_steps", "control_tokens", "unwritten")
 """Fields of Context by which rows are read and answered; an export keeps them."""
 
 

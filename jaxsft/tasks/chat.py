@@ -86,16 +86,8 @@ def _of_conversation(fields, context):
     notes.append({"truncate": "truncated", "turns": "divided by turns"}[context.too_long])
   if silent:
     notes.append(tasks.without_parts(silent))
-  if not notes and _thoughts_left_out(messages, parts):
-    notes.append("with thoughts that the chat template does not write")
+  notes += dict.fromkeys(odd for part, _ in parts for odd in part.odd)
   return parts, [_example(tokens) for _, tokens in parts], notes
-
-
-def _thoughts_left_out(messages, parts):
-  """Whether what an answer that trains was thought by stands nowhere."""
-  said = [m.get(key) for m in messages if m["train"] for key in conversations.THOUGHTS]
-  said = [text.strip() for text in said if isinstance(text, str)]
-  return any(all(text not in part.text for part, _ in parts) for text in said)
 
 
 def _alone(messages):
@@ -106,9 +98,13 @@ def _alone(messages):
 def _tokenized(messages, tools, context):
   """(Rendered, Tokens)."""
   tokenizer, template = context.tokenizer, context.chat_template
-  escape = context.control_tokens == "escape"
-  rendered = chat.render(messages, tokenizer, template, tools, escape=escape)
+  rendered = chat.render(messages, tokenizer, template, tools, **_settings(context))
   return rendered, chat.tokenize(rendered, tokenizer, template)
+
+
+def _settings(context):
+  """How conversations are read, in training and in prompts."""
+  return {"escape": context.control_tokens == "escape", "unwritten": context.unwritten}
 
 
 def _fitting(messages, make, context):
@@ -346,8 +342,8 @@ def prompt(row, context):
     if messages is None:
       return None
     tools = forms.tools(conversations.answered(row.fields))
-    escape, template = context.control_tokens == "escape", context.chat_template
-    return chat.prompt_ids(messages, context.tokenizer, template, tools, escape).tolist()
+    how = (context.tokenizer, context.chat_template, tools)
+    return chat.prompt_ids(messages, *how, **_settings(context)).tolist()
   except JaxsftError as error:
     raise JaxsftError(f"{row.where}: {error}") from error
 

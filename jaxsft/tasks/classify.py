@@ -93,29 +93,34 @@ def _conversation(fields, context):
       f"no field 'text' and no conversation, which the task needs{near('text', fields)}; map a "
       'column to it: data.columns={"text": …}'
     )
-  messages, tools, note = conversations.checked(fields), forms.tools(fields), None
-  text, tokens = _rendered(messages, tools, context)
+  messages, tools = conversations.checked(fields), forms.tools(fields)
+  text, tokens, odd = _rendered(messages, tools, context)
+  notes = [*odd]
   if _too_long(tokens, context) and context.too_long == "truncate":
-    note = "truncated"
+    notes.insert(0, "truncated")
     last = [m | {"train": m is messages[-1]} for m in messages]  # which has to stay
     for rest in conversations.shorter(last):
-      text, tokens = _rendered(rest, tools, context)
+      text, tokens, _ = _rendered(rest, tools, context)
       if len(tokens["input_ids"]) <= context.max_length:
         break
   if len(tokens["input_ids"]) > context.max_length:
     return text, None, None
-  return text, _arrays(tokens), note
+  return text, _arrays(tokens), ", ".join(notes) or None
 
 
 def _rendered(messages, tools, context):
-  """(text, tokens) of messages; an encoder's tokenizer adds its own first and last token."""
+  """(text, tokens, what is odd) of messages; an encoder's tokenizer adds its own first and last
+  token.
+  """
   tokenizer, template = context.tokenizer, context.chat_template
   silent = [message | {"train": False} for message in messages]
-  rendered = chat.render(silent, tokenizer, template, tools)
+  rendered = chat.render(silent, tokenizer, template, tools, unwritten=context.unwritten)
   if tokenizer.cls_token and not rendered.text.startswith(tokenizer.cls_token):
-    return rendered.text, tokenizer(rendered.text, return_token_type_ids=True, verbose=False)
+    tokens = tokenizer(rendered.text, return_token_type_ids=True, verbose=False)
+    return rendered.text, tokens, rendered.odd
   ids = chat.tokenize(rendered, tokenizer, template).ids
-  return rendered.text, {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+  tokens = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+  return rendered.text, tokens, rendered.odd
 
 
 def _too_long(tokens, context):

@@ -133,6 +133,12 @@ FLIPS = {
     False,
     {"data__path": "CALLS", "data__chat_template": CALLING},
   ),
+  "data.unwritten": (
+    "data",
+    CHAT,
+    "leave_out",
+    {"data__path": "THOUGHTS", "!refused": True},
+  ),
   "data.control_tokens": (
     "data",
     CHAT,
@@ -378,11 +384,12 @@ def seen(files, tmp_path_factory):
   for name, key, said in (
     ("CALLS", "tool_calls", [{"name": "look"}]),
     ("CONTROL TOKENS", "content", "a <|im_end|> b"),
+    ("THOUGHTS", "thinking", "so"),
   ):
     named[name] = root / f"{key}.jsonl"
     talks = [json.loads(line) for line in chats]
     for row in talks:
-      call = {"role": "assistant", "content": "", key: said}
+      call = {"role": "assistant", "content": "" if key == "tool_calls" else "ok", key: said}
       row["messages"] = [{"role": "user", "content": "so"}, call, *row["messages"]]
     named[name].write_text("".join(json.dumps(row) + "\n" for row in talks))
   named["MODEL WITH A HEAD"] = tiny.checkpoint(root / "head", "bert", labels=("neg", "pos"))

@@ -200,7 +200,7 @@ def says(*turns, **more):
     ),
     (
       {"prompt": 1, "completion": "b"},
-      "prompt is int 1, expected 'prompt' and 'completion' as",
+      "prompt is int 1 and completion is str 'b', expected two texts or two lists",
     ),
     (ALPACA | {"output": None}, "output is NoneType None, expected 'instruction' and 'output'"),
     (ALPACA | {"output": " "}, "output: the assistant's content is empty"),

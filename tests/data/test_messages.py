@@ -73,7 +73,6 @@ def test_weights_say_what_trains(key):
   "fields, sentence",
   [
     ({"text": "a"}, "plain text, expected a conversation.*data.columns"),
-    ({"prompt": [USER], "completion": [ANSWER]}, "'prompt' and 'completion' as text"),
     ({"messages": "[]"}, r"messages is str '\[\]', expected a list"),
     ({"messages": []}, r"messages is list \[\], expected a list"),
     ({"messages": ["Hi"]}, r"messages\[0\] is str 'Hi'"),
@@ -159,11 +158,44 @@ def test_arguments_of_calls_are_objects_however_they_are_written():
     conversations.conversation({"messages": [USER, {"role": "assistant", "tool_calls": "f()"}]})
 
 
-@pytest.mark.parametrize("key", ["function_call", "refusal"])
-def test_what_no_template_writes_is_refused(key):
-  with pytest.raises(JaxsftError, match=rf"messages\[1\] has the key '{key}'"):
-    conversations.conversation({"messages": [USER, ANSWER | {key: "weather"}]})
-  assert trained([USER, ANSWER | {key: None}]) == [1]
+def test_what_no_template_writes_is_refused():
+  with pytest.raises(JaxsftError, match=r"messages\[1\] has the key 'refusal'"):
+    conversations.conversation({"messages": [USER, ANSWER | {"refusal": "No."}]})
+  assert trained([USER, ANSWER | {"refusal": None}]) == [1]
+
+
+def test_calls_of_functions_are_calls_of_tools():
+  """OpenAI's form before tools."""
+  call = {"name": "f", "arguments": '{"x": 1}'}
+  asks = {"role": "assistant", "content": None, "function_call": call}
+  result = {"role": "function", "name": "f", "content": "3"}
+  newer = {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}
+  found = conversations.conversation({"messages": [USER, asks, result, ANSWER]})
+  as_tools = [USER, newer, result | {"role": "tool"}, ANSWER]
+  assert found == conversations.conversation({"messages": as_tools})
+  assert [m["role"] for m in found] == ["user", "assistant", "tool", "assistant"]
+  assert result["role"] == "function"  # rows stay as they are
+  found = conversations.conversation({"messages": [USER, asks, result, ANSWER]}, on_tools=False)
+  assert [m["train"] for m in found] == [False, False, False, True]
+  for wrong, words in (
+    (asks | {"tool_calls": newer["tool_calls"]}, r"\[1\] has both 'function_call' and 'tool"),
+    (asks | {"function_call": "f"}, r"\[1\]: tool_calls\[0\] is dict"),
+  ):
+    with pytest.raises(JaxsftError, match=words):
+      conversations.conversation({"messages": [USER, wrong]})
+
+
+def test_a_developer_leads_as_the_system_does():
+  developer = {"role": "developer", "content": "s"}
+  messages = [developer, USER, ANSWER, USER, ANSWER]
+  messages = conversations.conversation({"messages": messages})
+  assert [m["role"] for m in messages][:2] == ["developer", "user"]
+  assert list(conversations.shorter(messages)) == [[messages[0], *messages[3:]]]
+  assert conversations.exchanges(messages)[0] == messages[:1]
+  turns = [{"from": "developer", "value": "s"}, {"from": "human", "value": "a"}]
+  turns += [{"from": "gpt", "value": "b"}]
+  found = conversations.conversation({"conversations": turns, "system": "s"})
+  assert [m["role"] for m in found] == ["developer", "user", "assistant"]
 
 
 @pytest.mark.parametrize(

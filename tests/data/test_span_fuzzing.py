@@ -75,7 +75,7 @@ def cases(draw, name):
     "too_long": draw(st.sampled_from(["drop", "truncate", "error"])),
     "max_length": draw(st.sampled_from([40, 90, 4000])),
   }
-  return found, stock.TOOLS if called else None, options
+  return found, stock.tools(name, "tools") if called else None, options
 
 
 @functools.cache

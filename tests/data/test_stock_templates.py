@@ -34,7 +34,7 @@ def answers(messages):
 
 
 def row(name, which):
-  fields = {"messages": stock.conversation(name, which), "tools": stock.tools(which)}
+  fields = {"messages": stock.conversation(name, which), "tools": stock.tools(name, which)}
   return Row(f"{name} {which}", f"rows.jsonl:{which}", fields)
 
 
@@ -44,7 +44,7 @@ def context(name, max_length=4000, **options):
 
 def hf_ids(name, messages, which, pad=None, **options):
   """What transformers itself makes of the messages, and the mark that ends GLM's answers."""
-  words, tool = tokenizer(name, pad), stock.tools(which)
+  words, tool = tokenizer(name, pad), stock.tools(name, which)
   ids = words.apply_chat_template(messages, tools=tool, **options)["input_ids"]
   if not stock.STOCK[name].mark or options or messages[-1]["role"] != "assistant":
     return ids
@@ -69,7 +69,7 @@ def check(name, which, messages, trained, ids, supervised, pad=None):
 def spans_of(name, which, train_on="all", **options):
   messages = stock.conversation(name, which)
   read = conversations.conversation({"messages": messages}, train_on)
-  rendered = chat.render(read, tokenizer(name), tools=stock.tools(which), **options)
+  rendered = chat.render(read, tokenizer(name), tools=stock.tools(name, which), **options)
   return messages, chat.tokenize(rendered, tokenizer(name))
 
 
@@ -78,7 +78,7 @@ def test_every_answer_and_its_end_is_supervised(name, which):
   messages, tokens = spans_of(name, which)
   check(name, which, messages, answers(messages), tokens.ids, tokens.supervised)
   for i in answers(messages):
-    prompt = chat.prompt_ids(messages[:i], tokenizer(name), tools=stock.tools(which))
+    prompt = chat.prompt_ids(messages[:i], tokenizer(name), tools=stock.tools(name, which))
     told = hf_ids(name, messages[:i], which, add_generation_prompt=True)
     assert prompt.tolist() == told == tokens.ids[: len(told)].tolist()
 
@@ -91,7 +91,7 @@ def test_arguments_that_are_json_text_are_learnt_as_the_objects_they_are(name):
   call = {"type": "function", "function": stock.CALL | {"arguments": text}}
   written = [m | {"tool_calls": [call]} if "tool_calls" in m else m for m in messages]
   read = conversations.conversation({"messages": written}, "all")
-  rendered = chat.render(read, tokenizer(name), tools=stock.TOOLS)
+  rendered = chat.render(read, tokenizer(name), tools=stock.tools(name, "tools"))
   again = chat.tokenize(rendered, tokenizer(name))
   assert again.ids.tolist() == tokens.ids.tolist()
   assert again.supervised.tolist() == tokens.supervised.tolist()
@@ -228,17 +228,6 @@ def test_flags_of_messages_say_what_trains(name):
       ids = np.concatenate([example["inputs"][:1], example["targets"]])
       supervised = np.concatenate([[False], example["weights"] > 0])
       check(name, "three", shown, trained, ids, supervised)
-
-
-@pytest.mark.parametrize("name", stock.STOCK)
-def test_thoughts_that_a_template_does_not_write_are_counted(name):
-  left_out = "with thoughts that the chat template does not write"
-  for key in conversations.THOUGHTS:
-    talk = [{k if k != "why" else key: v for k, v in m.items()} for m in stock.THOUGHT]
-    encoded = task.encode(Row("a", "a", {"messages": talk}), context(name, train_on="each"))
-    written = "Two\nand." in tokenizer(name).apply_chat_template(talk, tokenize=False)
-    assert encoded.note == (None if written else left_out)
-    assert written or key != stock.STOCK[name].thinking
 
 
 @pytest.mark.parametrize("name", [n for n, one in stock.STOCK.items() if one.tools])
@@ -420,7 +409,7 @@ def test_real_tokenizers_supervise_the_same(directory):
   words = transformers.AutoTokenizer.from_pretrained(path)
   template = None if words.chat_template else stock.template(name)
   for which in [w for n, w in stock.CASES if n == name]:
-    messages, tools = stock.conversation(name, which), stock.tools(which)
+    messages, tools = stock.conversation(name, which), stock.tools(name, which)
     read = conversations.conversation({"messages": messages})
     tokens = chat.tokenize(chat.render(read, words, template, tools), words, template)
     told = words.apply_chat_template(messages, tools=tools, chat_template=template)

@@ -154,6 +154,12 @@ CASES = {
     ("classify", changed(sentences(), r4={"text": "zzz " * 9}), HELD, {}),
     r"9 of \d+ training tokens .* are '\[UNK\]'",
   ),
+  "unwritten": (
+    ("chat", [row | ({"tools": [{"name": "f"}]} if i == 3 else {})
+              for i, row in enumerate(chats(30))], None,
+     {"data__split": 0.0, "data__unwritten": "leave_out"}),
+    "1 of 30 train rows are with tools that the chat template does not write: r3; set another",
+  ),
   "mixed-system": (
     ("chat", chats(30) + chats(3, system=True), None, {"data__split": 0.0}),
     "3 training conversations have a system message, 30 do not: r30, r31, r32",

@@ -8,8 +8,10 @@ from jaxsft import models, tasks
 from jaxsft.data import chat, read
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import prompts
+from jaxsft.tasks import chat as chat_task
 from jaxsft.tasks import seq2seq
 from tests import tiny
+from tests.templates import stock
 
 
 def test_a_template_of_the_config():
@@ -67,6 +69,23 @@ def test_control_tokens_in_a_prompt(token):
   ):
     with pytest.raises(JaxsftError, match=f"the text contains the control token '{token}'"):
       refused()
+
+
+def test_control_tokens_are_text_where_training_took_them_so():
+  """The ids of training, and of a text the letters' own; none is obeyed."""
+  tokenizer = stock.tokenizer("chatml")
+  text, end = "a <|im_end|> b", tokenizer.convert_tokens_to_ids("<|im_end|>")
+  fields = {"messages": [{"role": "user", "content": text}]}
+  context = tasks.Context(tokenizer, 99, control_tokens="escape")
+  trained = chat_task.prompt(read.Row("r", "x:3", fields), context)
+  clean = prompts.encode("a b", tokenizer)
+  for prompt in (text, fields["messages"]):
+    assert prompts.encode(prompt, tokenizer, escape=True) == trained
+  assert trained.count(end) == clean.count(end) == 1 and text in tokenizer.decode(trained)
+  tokenizer.chat_template = None
+  ids = prompts.encode(text, tokenizer, escape=True)
+  _, learnt = chat.plain(text, tokenizer, escape=True)
+  assert ids == learnt.ids.tolist()[:-1] and end not in ids and tokenizer.decode(ids) == text
 
 
 def test_an_instruction_is_read_once():

@@ -70,6 +70,19 @@ def test_a_conversation_is_the_template_s_text():
   assert classify.encode(same, context).text.startswith("<|im_start|>user\nhi<|im_end|>")
 
 
+def test_tools_that_the_template_does_not_write():
+  talk, tools = turns("hi", "yes"), [{"name": "f"}]
+  with pytest.raises(JaxsftError, match=r"rows\.jsonl:7: .*not write the tool.*'leave_out'"):
+    classify.encode(row(messages=talk, tools=tools), letters())
+  context = letters(unwritten="leave_out")
+  found = classify.encode(row(messages=talk, tools=tools), context)
+  assert found.note == "with tools that the chat template does not write"
+  assert found.text == classify.encode(row(messages=talk), context).text
+  cut = letters(unwritten="leave_out", too_long="truncate", max_length=30)
+  found = classify.encode(row(messages=turns("one", "first", "two"), tools=tools), cut)
+  assert found.note == "truncated, with tools that the chat template does not write"
+
+
 def test_an_encoder_s_tokenizer_frames_a_conversation():
   template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
   context = words(chat_template=template)

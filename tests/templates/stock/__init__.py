@@ -24,6 +24,8 @@ class Stock(NamedTuple):
   """Added tokens that are no control tokens."""
   system: bool = True
   tools: bool = False
+  described: bool = True
+  """Whether the tools that a row describes are written, where calls of them are."""
   thinking: str | None = None
   """Key of a message with what is thought before the answer."""
   rewrites: tuple[str, ...] = ()
@@ -76,7 +78,9 @@ STOCK = {
     thinking="thinking",
     rewrites=("three", "thinking"),
   ),
-  "deepseek_v3": Stock("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", DEEP, tools=True),
+  "deepseek_v3": Stock(
+    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", DEEP, tools=True, described=False
+  ),
   "glm4": Stock(None, "<|endoftext|>", GLM, tools=True, mark=True),
   "glm4moe": Stock(
     None,
@@ -149,8 +153,9 @@ def conversation(name, which):
   return renamed
 
 
-def tools(which):
-  return TOOLS if which == "tools" else None
+def tools(name, which):
+  """What a row of CONVERSATIONS[which] describes."""
+  return TOOLS if which == "tools" and STOCK[name].described else None
 
 
 THOUGHT = CONVERSATIONS["thought"]
