@@ -175,6 +175,22 @@ def _check_model(base, config):
       f"config.data.label_type is {config.data.label_type!r}, but the head of {base.path} was "
       f"trained with {base.label_type!r}; use the config of its training, or another --model"
     )
+  check_texts(base, config)
+
+
+def check_texts(base, config):
+  """Raises UsageError where the config changes texts in another way than those were that a
+  `pretrained.Pretrained` was exported with. One that says nothing of it follows the config.
+  """
+  own, asked = base.answering["text_steps"], sources.text_steps(config.clean)
+  if own and own != asked:
+    shown = lambda steps: ", ".join(s if len(s) <= 40 else f"{s[:40]}…" for s in steps)
+    here = f"texts by {shown(asked)}" if asked else "no text"
+    raise UsageError(
+      f"config.clean changes {here}, but {base.path} was trained on texts changed by "
+      f"{shown(own)}; set config.clean.text, config.clean.secrets and config.clean.personal as "
+      "in its training, or use another --model"
+    )
 
 
 def main(argv):
@@ -191,8 +207,9 @@ def main(argv):
   sets = _measured_on(config, task)
   directories = _directories(flags["out"], sets, names)
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
-  for name in names:
-    model = _load(name, config)
+  bases = {name: _open(name, config) for name in names}  # all of them fit, or none is measured
+  for name, base in bases.items():
+    model = pretrained.model_of(base, start.mesh_of(config.mesh))
     for place, (rows, counted) in sets.items():
       metrics, found, context = judge(model, config, rows)
       metrics |= counted
@@ -227,11 +244,15 @@ def _measured_on(config, task):
   return found
 
 
-def _load(name, config):
-  """The model of a name; one that the config begins with is checked as the config says."""
+def _open(name, config):
+  """pretrained.Pretrained of a name; one that the config begins with is checked as the config
+  says.
+  """
   own = config.model
   pins = (own.sha256, own.revision) if name == own.path else ()
-  return pretrained.load(name, *pins, mesh=start.mesh_of(config.mesh))
+  base = pretrained.open_pretrained(name, *pins)
+  _check_model(base, config)
+  return base
 
 
 def _same(name):

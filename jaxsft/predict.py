@@ -7,9 +7,10 @@
 
 Reads what training reads: --config says how (format, columns, prompt, …), else the file's
 suffix does; of a mixture (data.mix) as its set --part is. Lengths, windows and what is answered
-"" are the config's too, where its task is the model's. Writes one row for each, in their order:
-its id, its fields, and what the model says of it, as JSON objects or, where --out ends with
-.csv or .tsv, as a table. Stopped on the way, the same command goes on. A row's own answer
+"" are the config's too, where its task is the model's; what its config.clean does to texts must
+then be what was done to those that the model was trained on. Writes one row for each, in their
+order: its id, its fields, and what the model says of it, as JSON objects or, where --out ends
+with .csv or .tsv, as a table. Stopped on the way, the same command goes on. A row's own answer
 stands under "gold". A row that cannot be answered has an "error" instead, and is counted.
 --fsdp and --tensor split the weights over so many devices each, as config.mesh does in
 training; what devices are left hold copies. Where the model was trained on texts that
@@ -299,6 +300,8 @@ def main(argv):
   base = pretrained.open_pretrained(flags["model"], flags["sha256"], flags["revision"])
   if config is not None and config.task != base.task:
     config = None  # of its rows alone
+  if config is not None:
+    evaluate.check_texts(base, config)
   if config is not None and writes(base):
     given = answering.rules_of(config) | given
   scores, rules = by_task(base, given, flag="--")  # before the weights are read

@@ -7,6 +7,7 @@ import pytest
 
 from jaxsft import evaluate, export, predict, prepare, pretrained, tasks, train
 from jaxsft.config import Clean
+from jaxsft.errors import UsageError
 from tests import tiny
 
 STEPS = ("markup", "lower", "punctuation")
@@ -77,6 +78,44 @@ def test_evaluations_read_the_same(run):
   assert all(text == text.lower().strip("!<>") for found in texts.values() for text in found)
   assert len(texts["more"]) == 25  # duplicates stay where rows are only measured
   assert places["more"][1] == {"changed": dict.fromkeys(STEPS, 25)}
+
+
+@pytest.mark.parametrize(
+  ("clean", "said"),
+  [
+    ({"text": ("lower",)}, "texts by lower, but"),
+    ({}, "no text, but"),
+    (
+      {"text": STEPS, "secrets": "mask"},
+      "texts by markup, mask:secrets, lower, punctuation, but",
+    ),
+  ],
+)
+def test_texts_are_measured_and_answered_as_they_were_trained(run, tmp_path, clean, said):
+  """A config that changes them otherwise is refused before anything is measured."""
+  config = dataclasses.replace(run[0], clean=Clean(**clean))
+  own = "was trained on texts changed by markup, lower, punctuation; set"
+  export, answers = run[1] / "export", tmp_path / "o.jsonl"
+  file = tiny.write_config(tmp_path / "c.py", config)
+  plain = tiny.checkpoint(tmp_path / "other", "bert", labels=("neg", "pos"))
+  for verb, argv in (
+    (evaluate, [f"--model={export}"]),
+    (evaluate, ["--runs", str(plain), str(run[1]), f"--out={tmp_path / 'out'}"]),
+    (predict, [f"--model={export}", f"--data={run[0].data.path}", f"--out={answers}"]),
+  ):
+    with pytest.raises(UsageError, match=f"config.clean changes {said} .*export {own}"):
+      verb.main([*argv, f"--config={file}"])
+  assert not (tmp_path / "out").exists() and not answers.exists()
+  with pytest.raises(UsageError, match=said):
+    evaluate.evaluate(pretrained.load(export), config)
+
+
+def test_a_model_of_others_is_measured_as_the_config_says(run, tmp_path, capsys):
+  plain = tiny.checkpoint(tmp_path / "other", "bert", labels=("neg", "pos"))
+  file = tiny.write_config(tmp_path / "c.py", run[0])
+  evaluate.main([f"--config={file}", "--runs", str(plain), str(run[1])])
+  said = json.loads(capsys.readouterr().out)
+  assert said["held out"][str(plain)]["changed"] == said["held out"][str(run[1])]["changed"]
 
 
 def test_a_saved_model_still_knows(run, tmp_path):

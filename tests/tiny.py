@@ -4,6 +4,7 @@ Everything is built from nothing in a directory of the test: no network, no torc
 unequal (D != N H, F != 4 D, K < N), so that a wrong transpose cannot pass.
 """
 
+import json
 import pathlib
 
 import jax
@@ -294,3 +295,13 @@ def on_devices(monkeypatch, count):
     sizes.data, sizes.fsdp, sizes.tensor, sizes.context, devices=jax.devices()[:count]
   )
   monkeypatch.setattr(start, "mesh_of", few)
+
+
+def write_config(path, config):
+  """A config file whose get_config returns exactly `config`."""
+  path.write_text(
+    "import json\nfrom jaxsft import config\n"
+    f"TREE = json.loads({json.dumps(config_lib.to_dict(config))!r})\n"
+    "def get_config():\n  return config.from_dict(TREE)\n"
+  )
+  return path

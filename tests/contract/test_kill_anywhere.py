@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from jaxsft import checkpoint, manifest
-from jaxsft import config as config_lib
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,16 +23,6 @@ MORE = (
   *("update:1", "update:2", "update:7", "best:1", "measured:2", "written:1", "written:4"),
   *("removing:2", "removing:6", "saved:1", "saved:4", "exporting:1"),
 )
-
-
-def write_config(path, config):
-  """A config file whose get_config returns exactly `config`."""
-  path.write_text(
-    "import json\nfrom jaxsft import config\n"
-    f"TREE = json.loads({json.dumps(config_lib.to_dict(config))!r})\n"
-    "def get_config():\n  return config.from_dict(TREE)\n"
-  )
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +55,9 @@ def configs(files, tmp_path_factory):
   found["weights"] = dataclasses.replace(
     base, model=dataclasses.replace(base.model, path=str(other))
   )
-  return {name: write_config(root / f"{name}.py", config) for name, config in found.items()}
+  return {
+    name: tiny.write_config(root / f"{name}.py", config) for name, config in found.items()
+  }
 
 
 class Chains:
