@@ -54,6 +54,7 @@ from jaxsft import config as config_lib
 from jaxsft.config import values
 from jaxsft.data import forms, order, read, store
 from jaxsft.data.cleaning import fields as cleaning
+from jaxsft.data.cleaning import values as cleaning_values
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import batches, choices, defaults, sampling, stops, writing
 from jaxsft.generation.prompts import room
@@ -74,7 +75,9 @@ def predict(model, rows, batch_size=64, **settings):
   scores, rules = by_task(model.base, {k: v for k, v in settings.items() if v is not None})
   context = labels.scoring(model.context, **scores)
   model = dataclasses.replace(model, context=context)
-  named = [read.Row(str(i), f"row {i}", dict(row)) for i, row in enumerate(rows)]
+  named = [
+    read.Row(str(i), f"row {i}", cleaning_values.plain(dict(row))) for i, row in enumerate(rows)
+  ]
   answer = predictor(model, batch_size, **rules)
   found = []
   for block in _blocks(named):

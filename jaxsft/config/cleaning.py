@@ -16,7 +16,8 @@ class Clean:
   "stop_words:["a", …]". The arguments of calls of tools stay as they are."""
   secrets: Literal["keep", "mask", "drop", "error"] = "keep"
   """Keys, tokens and passwords, told by their form: as they are, placeholders such as [AWS_KEY]
-  in their place (also in evaluations and predictions), rows left out, or an error."""
+  in their place (also in evaluations and predictions), rows left out, or an error. Looked for
+  in all that a model reads: thoughts, calls of tools, their results and descriptions too."""
   personal: Literal["keep", "mask", "drop", "error"] = "keep"
   """The same for e-mail addresses, phone and card numbers, IBANs, and IP addresses."""
   min_chars: int | None = None
@@ -26,14 +27,16 @@ class Clean:
   language: str | None = None
   """Leave out rows in another language than this code of ISO 639-1; needs jaxsft[clean]."""
   duplicates: Literal["keep", "drop"] = "keep"
-  """Leave out rows whose text an earlier one has, case and spaces aside; of chats and seq2seq
-  the answer counts too. Those that contradict the row that stays are named."""
+  """Leave out rows that an earlier one equals to the letter in all that a model reads and
+  learns: texts, roles, calls of tools and these, labels and targets. Rows that have the text of
+  another, but not its answer, stay and are named."""
   near_duplicates: float | None = None
   """Leave out rows of whose runs of five words a share of this, or more, is an earlier row's
-  (Jaccard index; characters where a script has no spaces); needs jaxsft[clean]."""
+  (Jaccard index; characters where a script has no spaces), case and spaces aside, where both
+  have the same label, tools and question; needs jaxsft[clean]."""
   overlap: Literal["warn", "drop", "error"] = "warn"
-  """Training rows that have the text of a held-out row, or nearly by `near_duplicates`: said in
-  the report, left out, or an error."""
+  """Training rows that say what a held-out row says, case and spaces aside, or nearly by
+  `near_duplicates`: said in the report, left out, or an error."""
   benchmarks: tuple[str, ...] = ()
   """Files of texts, in any format of rows, of which training rows must hold no run of words."""
   ngram: int = 13

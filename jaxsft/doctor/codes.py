@@ -95,11 +95,11 @@ CODES = {
   "label-conflicts": Code(
     "warns",
     "Training rows with the same text have different labels.",
-    "the rows, or `clean.duplicates`",
+    "the rows, or `data.keep`",
   ),
   "cleaning": Code(
     "warns",
-    "What `clean` met but could not settle: duplicates that contradict the row that stays, "
+    "What `clean` met but could not settle: rows with the text of another and another answer, "
     "training rows that nearly equal held-out ones, texts of benchmarks too short to look for.",
     "the rows, `clean.overlap`, `clean.ngram`",
   ),
@@ -152,7 +152,9 @@ CODES = {
   # notes
   "some-dropped": Code("notes", "At most 1 % of a set's rows are left out.", "`data.too_long`"),
   "duplicates": Code(
-    "notes", "Training rows say the same (case and spaces aside).", "`clean.duplicates`"
+    "notes",
+    "Training rows say the same (case and spaces aside).",
+    "`clean.duplicates`, `clean.near_duplicates`",
   ),
   "near-duplicates": Code(
     "notes",

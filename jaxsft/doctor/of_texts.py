@@ -25,7 +25,8 @@ def check(prepared, examples, described):
     yield found(
       "duplicates",
       f"{len(twice):,} of {len(ids):,} training rows say what another says: {_pairs(twice)}; "
-      "set clean.duplicates='drop', unless their weight is meant",
+      "unless their weight is meant, set clean.duplicates='drop' for those that are equal to "
+      "the letter, clean.near_duplicates for others",
       [id for id, _ in twice],
     )
   for name, part in parts.evaluated(prepared).items():
@@ -96,7 +97,7 @@ def conflicts(prepared, keys):
     yield found(
       "label-conflicts",
       f"{len(texts):,} texts stand in training rows with different answers: {shown}; correct "
-      "the rows, or set clean.duplicates='drop', which keeps the first",
+      "the rows, or leave some out with data.keep",
       [row.id for pair in met for row in pair],
     )
 

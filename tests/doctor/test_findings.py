@@ -15,6 +15,7 @@ from tests.tiny_rows import BAD, FILLERS, GOOD
 ANY = ("few-held-out", "few-updates", "rare-labels", "no-held-out")  # of sets this small
 REPEATED = ("too-many-dropped", "label-conflicts", "little-supervised", "much-padding")
 ALSO = {code: {"duplicates"} for code in REPEATED} | {"rare-labels": {"imbalance"}}
+ALSO["cleaning"] = {"duplicates", "label-conflicts"}
 
 
 def text(i):

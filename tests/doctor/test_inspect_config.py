@@ -307,7 +307,7 @@ def test_each_data_set_of_a_mixture_has_its_figures(prepared, tmp_path):
 
 def test_what_cleaning_did_is_on_the_page(prepared):
   rows = [row | {"text": f"{row['text']} <b>"} for row in test_findings.sentences(60)]
-  rows[7]["text"] = rows[2]["text"]
+  rows[7] |= {key: rows[2][key] for key in ("text", "label")}
   settings = {"clean__text": ("markup",), "clean__duplicates": "drop"}
   _, config = prepared("classify", rows, **settings)
   result = examination.examine(config)

@@ -1,20 +1,22 @@
 """The texts of a row, wherever they stand, and steps that change them.
 
 Which fields these are a task says by TEXTS. Spans of a changed text follow it: `entities`, the
-starts of `answers`, and the tags of tokens of which nothing is left.
+starts of `answers`, and the tags of tokens of which nothing is left. What is private is looked
+for, and hidden, "deep": in calls of tools, in their descriptions, and in JSON too.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxsft.data import read, squad, words
-from jaxsft.data.cleaning import edits, private, record, text
+from jaxsft.data.cleaning import edits, private, record, text, values
 from jaxsft.errors import JaxsftError
 
-SAID = ("content", "value", "reasoning_content")
-"""Keys of a message that hold text."""
+TOOLS = "tools"
+"""The field that describes tools to a model."""
+MASK = "mask:"
+"""How the steps begin that hide what is private."""
 SPANNED = {"text": "entities", "context": "answers"}
 """Field -> the field with spans of it."""
 
@@ -22,8 +24,10 @@ Changed = Callable[[str, Sequence[edits.Span]], tuple[str, list[edits.Span]]]
 """(text, spans) -> both after a change."""
 
 
-def texts(fields: dict[str, Any], names: Sequence[str]) -> list[str]:
-  """All texts of the named fields, in order; what holds none has none."""
+def texts(fields: dict[str, Any], names: Sequence[str], deep: bool = False) -> list[str]:
+  """All texts of the named fields, in order; what holds none has none. deep: as `values.mapped`
+  has it.
+  """
   found: list[str] = []
 
   def look(one: str) -> str:
@@ -31,7 +35,7 @@ def texts(fields: dict[str, Any], names: Sequence[str]) -> list[str]:
     return one
 
   for name in names:
-    _mapped(fields.get(name), look)
+    _mapped(name, values.plain(fields.get(name)), look, deep)
   return found
 
 
@@ -40,28 +44,30 @@ def asking(task: Any) -> tuple[str, ...]:
   return tuple(name for name in task.TEXTS if name not in task.GOLD)
 
 
-def _mapped(value: Any, function: Callable[[str], str]) -> Any:
-  """A field's value with every text in it replaced."""
-  if isinstance(value, str):
-    return function(value)
-  value = _plain(value)
-  if isinstance(value, list | tuple):
-    return [_mapped(part, function) for part in value]
-  if isinstance(value, dict):
-    here = {key: _mapped(value[key], function) for key in SAID if key in value}
-    kinds = value.get("type") == "text" and "text" in value  # a part of a message's content
-    return value | here | ({"text": _mapped(value["text"], function)} if kinds else {})
-  return value
+def searched(task: Any) -> tuple[str, ...]:
+  """The fields in which private data are looked for: all that a model of the task reads."""
+  return (*task.TEXTS, TOOLS) if "messages" in task.TEXTS else tuple(task.TEXTS)
 
 
-def _plain(value: Any) -> Any:
-  """An array as a list."""
-  return value.tolist() if isinstance(value, np.ndarray) else value
+def plain(row: read.Row) -> read.Row:
+  """The row without arrays; see `values.plain`."""
+  found = values.plain(row.fields)
+  return row if found is row.fields else row._replace(fields=found)
 
 
-def changed(row: read.Row, task: Any, names: Sequence[str], change: Changed) -> read.Row:
-  """The row with the texts of the named fields changed, and the spans of these moved.
+def _mapped(name: str, value: Any, function: Callable[[str], str], deep: bool) -> Any:
+  """A field's plain value with every text in it replaced."""
+  if name != TOOLS:
+    return values.mapped(value, function, deep)
+  return values.inside(value, function) if deep else value
 
+
+def changed(
+  row: read.Row, task: Any, names: Sequence[str], change: Changed, deep: bool = False
+) -> read.Row:
+  """The `plain` row with the texts of the named fields changed, and the spans of these moved.
+
+  deep: as `values.mapped` has it, but not for a text with spans.
   Raises JaxsftError, with row.where, where nothing is left of a span or of a tagged token.
   """
   new = {}
@@ -75,8 +81,8 @@ def changed(row: read.Row, task: Any, names: Sequence[str], change: Changed) -> 
     elif spans in task.GOLD and row.fields.get(spans) is not None and isinstance(value, str):
       new |= _with_spans(row, name, change)
     else:
-      new[name] = _mapped(value, lambda one: change(one, ())[0])
-  same = all(_plain(row.fields[name]) == value for name, value in new.items())
+      new[name] = _mapped(name, value, lambda one: change(one, ())[0], deep)
+  same = all(row.fields[name] == value for name, value in new.items())
   return row if same else row._replace(fields=row.fields | new)
 
 
@@ -126,8 +132,7 @@ def _trimmed(text: str, span: edits.Span) -> edits.Span:
 def _tokens(row: read.Row, change: Changed) -> dict[str, Any]:
   """Changed tokens; of what is left empty, the tag goes too, where it is "O"."""
   tokens, tags = row.fields["tokens"], row.fields.get("tags")
-  tokens = _plain(tokens)
-  if not isinstance(tokens, list | tuple) or not all(isinstance(t, str) for t in tokens):
+  if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
     return {}
   new = [change(token, ())[0].strip() for token in tokens]
   if all(new) or not all(tokens):
@@ -153,12 +158,14 @@ def normalised(
   rows: Iterable[read.Row], task: Any, steps: Sequence[str], noted: record.Record
 ) -> Iterator[read.Row]:
   """The rows after the steps of `text.program`, one after the other."""
-  for row in rows:
+  for row in map(plain, rows):
     for step in steps:
+      deep = step.startswith(MASK)
+      names = searched(task) if deep else task.TEXTS
       change = lambda one, spans, step=step: text.changed(step, one, spans)
-      new = changed(row, task, task.TEXTS, change)
+      new = changed(row, task, names, change, deep)
       if new is not row:
-        before, after = (" ".join(texts(r.fields, task.TEXTS)) for r in (row, new))
+        before, after = (" ".join(texts(r.fields, names, deep)) for r in (row, new))
         noted.add(record.CHANGED + step.partition(":[")[0], row, before, after)
       row = new
     yield row
@@ -176,9 +183,9 @@ def without_private(
   They are looked at as they are written, and as all but the steps that hide something leave
   them. Raises JaxsftError for the first that holds what is an "error".
   """
-  clear = [step for step in steps if not step.startswith((*text.DESTROYING, "mask:"))]
+  clear = [step for step in steps if not step.startswith((*text.DESTROYING, MASK))]
   for row in rows:
-    raw = texts(row.fields, task.TEXTS)
+    raw = texts(row.fields, searched(task), deep=True)
     seen = {*raw}
     for one in raw:
       for step in clear:
@@ -201,16 +208,38 @@ def without_private(
       yield row
 
 
-def plain(fields: dict[str, Any], names: Sequence[str]) -> str:
-  """What two rows with the same texts share: case and spaces aside."""
-  found = [" ".join(one.casefold().split()) for one in texts(fields, names)]
-  return "\x1f".join(found)
+def exact(fields: dict[str, Any], task: Any) -> str:
+  """What two rows share that are one row to a model and its loss: all that it reads of them,
+  and their answers, to the letter; other columns do not count.
+  """
+  names = dict.fromkeys((*searched(task), *task.GOLD))
+  found = {name: values.plain(fields[name]) for name in names if fields.get(name) is not None}
+  told = [[name, _in_order(value)] for name, value in found.items()]
+  return json.dumps(told, default=repr)
+
+
+def _in_order(value: Any) -> Any:
+  """A list of messages with their keys in one order."""
+  if not isinstance(value, list):
+    return value
+  by_name = lambda pair: str(pair[0])
+  return [
+    dict(sorted(one.items(), key=by_name)) if isinstance(one, dict) else one for one in value
+  ]
+
+
+def folded(fields: dict[str, Any], names: Sequence[str]) -> str:
+  """What two rows say alike: speakers, texts and calls of tools, case and spaces aside."""
+  found = [one for name in names for one in values.spoken(values.plain(fields.get(name)))]
+  return "\x1f".join(" ".join(one.casefold().split()) for one in found)
 
 
 def prompt(asked: Any, steps: Sequence[str]) -> Any:
   """A text, or a list of messages, after the steps of `text.program`."""
+  asked = values.plain(asked)
   for step in steps:
-    asked = _mapped(asked, lambda one, step=step: text.changed(step, one)[0])
+    change = lambda one, step=step: text.changed(step, one)[0]
+    asked = values.mapped(asked, change, step.startswith(MASK))
   return asked
 
 
@@ -226,7 +255,7 @@ def as_trained(
   asked = []
   for row in rows:
     given = {name: value for name, value in row.fields.items() if name not in task.GOLD}
-    asked.append(row._replace(fields=given))
+    asked.append(plain(row._replace(fields=given)))
   new = list(normalised(asked, task, steps, record.Record()))
   differ = {}
   for i, (row, other) in enumerate(zip(asked, new, strict=True)):

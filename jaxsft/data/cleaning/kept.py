@@ -1,10 +1,11 @@
 """Which rows stay: by their length, their language, and whether they were met before."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxsft.data import nearest, read
-from jaxsft.data.cleaning import fields, near, record
+from jaxsft.data.cleaning import fields, near, record, values
 from jaxsft.errors import JaxsftError, UsageError
 
 EXTRA = "pip install 'jaxsft[clean]'"
@@ -74,40 +75,76 @@ def _language(wanted: str) -> Callable[[str], str]:
 
 def _unmet(rows, task, settings, noted) -> tuple[list[read.Row], list[str]]:
   """(rows without the duplicates of earlier ones, warnings)."""
-  names = task.TEXTS if hasattr(task, "prompt") else fields.asking(task)
-  conflicts: list[str] = []
+  written = hasattr(task, "prompt")
+  names = task.TEXTS if written else fields.asking(task)
+  warnings: list[str] = []
 
   def without(rows, what, find_or_add):
-    """The rows of whose text find_or_add(text, row) finds no row that was added before."""
+    """The rows for which find_or_add(row) finds no row that was added before."""
     stays = []
     for row in rows:
-      first = find_or_add(fields.plain(row.fields, names), row)
-      if first is None:
+      if find_or_add(row) is None:
         stays.append(row)
-        continue
-      noted.leave(what, row, _shown(row, task))
-      if not hasattr(task, "prompt") and _answer(row, task) != _answer(first, task):
-        conflicts.append(f"{row.id} and {first.id}")
+      else:
+        noted.leave(what, row, _shown(row, task))
     return stays
 
   if settings.duplicates == "drop":
     seen: dict[str, read.Row] = {}
-    first = lambda text, row: None if seen.setdefault(text, row) is row else seen[text]
+
+    def first(row):
+      other = seen.setdefault(fields.exact(row.fields, task), row)
+      return None if other is row else other
+
     rows = without(rows, "duplicates", first)
+  if settings.duplicates == "drop" or settings.near_duplicates is not None:
+    warnings = [] if written else _conflicts(rows, task, names)
   if settings.near_duplicates is not None:
     index = near.Index(settings.near_duplicates)
-    rows = without(rows, "near duplicates", index.find_or_add)
-  return rows, _warning(conflicts)
+
+    def nearly(row):
+      value = {"text": fields.folded(row.fields, names), "answer": _answer(row, task)}
+      value["apart"] = _apart(row, task)
+      return index.find_or_add(value["text"], value, lambda other: _nearly(value, other))
+
+    rows = without(rows, "near duplicates", nearly)
+  return rows, warnings
 
 
-def _answer(row: read.Row, task: Any) -> Any:
-  return [row.fields.get(name) for name in task.GOLD]
+def _apart(row: read.Row, task: Any) -> str:
+  """What rows must share, whatever else they do: the label, the tools, the question."""
+  shared = [values.plain(row.fields.get(name)) for name in ("label", fields.TOOLS)]
+  question = ("question",) if "question" in task.TEXTS else ()
+  return json.dumps([*shared, fields.folded(row.fields, question)], default=repr)
 
 
-def _warning(conflicts: list[str]) -> list[str]:
-  if not conflicts:
+def _nearly(one: dict[str, str], other: dict[str, str]) -> bool:
+  """Whether rows whose texts nearly equal one another may be duplicates: not those that say the
+  same and answer otherwise.
+  """
+  same = one["text"] != other["text"] or one["answer"] == other["answer"]
+  return same and one["apart"] == other["apart"]
+
+
+def _answer(row: read.Row, task: Any) -> str:
+  """The answer of a row as text; the order of labels does not count."""
+  found = {name: values.plain(row.fields.get(name)) for name in task.GOLD}
+  if isinstance(found.get("label"), list):
+    found["label"] = sorted(found["label"])
+  return json.dumps(found, default=repr)
+
+
+def _conflicts(rows, task, names) -> list[str]:
+  """A warning of rows with the text of an earlier row and another answer."""
+  first: dict[str, read.Row] = {}
+  met = []
+  for row in rows:
+    other = first.setdefault(fields.folded(row.fields, names), row)
+    if other is not row and _answer(row, task) != _answer(other, task):
+      met.append(f"{row.id} and {other.id}")
+  if not met:
     return []
   return [
-    f"{len(conflicts):,} duplicates that were left out contradict the row that stays: "
-    f"{nearest.some(conflicts)}"
+    f"{len(met):,} rows have the text of an earlier row, case and spaces aside, but another "
+    f"answer, and stay: {nearest.some(met)}"
   ]

@@ -6,7 +6,7 @@ none is taken for another that is not.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxsft.data import scripts
@@ -66,10 +66,12 @@ class Index:
     """What the first text that nearly equals this one was added with; None: there is none."""
     return self._find(*self._read(text))
 
-  def find_or_add(self, text: str, value: Any) -> Any | None:
-    """`find`; where there is none, the text is added with a value."""
+  def find_or_add(
+    self, text: str, value: Any, fits: Callable[[Any], bool] = lambda value: True
+  ) -> Any | None:
+    """`find` of those whose value fits; where there is none, the text is added with a value."""
     own, hashed = self._read(text)
-    found = self._find(own, hashed)
+    found = self._find(own, hashed, fits)
     if found is None:
       self.add(text, value, (own, hashed))
     return found
@@ -85,9 +87,9 @@ class Index:
     hashed.update_batch([value & 0xFFFFFFFF for value in own])
     return own, hashed
 
-  def _find(self, own, hashed):
+  def _find(self, own, hashed, fits=lambda value: True):
     for k in sorted(self._bands.query(hashed)):
       shingled, value = self._known[k]
-      if jaccard(own, shingled) >= self._threshold:
+      if fits(value) and jaccard(own, shingled) >= self._threshold:
         return value
     return None

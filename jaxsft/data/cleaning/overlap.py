@@ -18,11 +18,11 @@ def apart(
 ) -> tuple[list[read.Row], list[str]]:
   """(the training rows that stay, warnings) by `settings.overlap`, of a config's `clean` group.
 
-  A row overlaps whose text is a held-out one's, case and spaces aside, or, where
+  A row overlaps that says what a held-out one says, case and spaces aside, or, where
   `settings.near_duplicates` is set, nearly so. Raises JaxsftError where that is an "error".
   """
   names = fields.asking(task) or task.TEXTS
-  key = lambda row: fields.plain(row.fields, names)
+  key = lambda row: fields.folded(row.fields, names)
   held: dict[str, read.Row] = {}
   for row in held_out:
     held.setdefault(key(row), row)
@@ -92,7 +92,8 @@ def unknown_to(
       )
   stays = []
   for row in train:
-    found = _shared(fields.texts(row.fields, task.TEXTS), ngram, known)
+    said = [one for deep in (False, True) for one in fields.texts(row.fields, task.TEXTS, deep)]
+    found = _shared(said, ngram, known)
     if found is None:
       stays.append(row)
     else:

@@ -7,10 +7,13 @@ import base64
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxsft import sources, tasks
 from jaxsft.config import Clean, Data
-from jaxsft.data.cleaning import private
+from jaxsft.data import read
+from jaxsft.data.cleaning import fields, private, record, text, values
 from jaxsft.errors import JaxsftError
 
 part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
@@ -185,3 +188,125 @@ def test_spans_cover_the_placeholder(tmp_path):
   found = read_rows(tmp_path, "tag", rows, personal="mask")
   assert found.train[0].fields["text"] == "Ask [EMAIL] now"
   assert found.train[0].fields["entities"] == [{"start": 4, "end": 11, "label": "PER"}]
+
+
+# --- wherever a model reads --------------------------------------------------------------
+
+OPAQUE = "x9Kq" + "27LmZp04TtRw"
+ASK = {"role": "user", "content": "go"}
+
+
+def calling(arguments):
+  made = {"id": "call_1", "type": "function", "function": {"name": "get_token"}}
+  made["function"]["arguments"] = arguments
+  return {"messages": [ASK, {"role": "assistant", "content": None, "tool_calls": [made]}]}
+
+
+NESTED = {"note": f"use {KEY}", "login": {"password": OPAQUE, "to": [MAIL, 4111111111111111]}}
+LAID_OUT = json.dumps(NESTED, indent=1) + " "
+ESCAPED = KEY.replace("A", "\\u0041")
+TOOL = {"name": "f", "description": f"with {KEY}"}
+PLACES = {
+  "arguments": calling(NESTED),
+  "arguments as JSON": calling(LAID_OUT),
+  "bare call": {"messages": [ASK, {"role": "assistant", "tool_calls": [
+    {"name": "f", "arguments": {"a": [KEY]}}]}]},
+  "thoughts": {"messages": [ASK, {"role": "assistant", "content": "b", "thinking": KEY}]},
+  "reasoning": {"messages": [ASK, {"role": "assistant", "content": "b", "reasoning": KEY}]},
+  "result": {"messages": [{"role": "tool", "content": json.dumps({"key": KEY})}]},
+  "typed result": {"messages": [{"role": "tool", "content": [{"type": "text", "text": KEY}]}]},
+  "escaped": {"messages": [{"role": "tool", "content": f'["{ESCAPED}"]'}]},
+  "sharegpt": {"conversations": [{"from": "function_call", "value": json.dumps(
+    {"name": "f", "arguments": {"k": KEY}})}]},
+  "sharegpt's object": {"conversations": [{"from": "function_call", "value":
+    {"name": "f", "arguments": {"k": KEY}}}]},
+  "tools": {"messages": [ASK], "tools": [TOOL]},
+  "tools as JSON": {"messages": [ASK], "tools": json.dumps([TOOL])},
+}  # fmt: skip
+
+
+def rows_of(fields):
+  return [read.Row("r", "rows:1", fields)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("task", ["chat", "classify"])
+def test_every_place_is_masked_dropped_and_refused(place, task):
+  task, noted = tasks.TASKS[task], record.Record()
+  steps = text.program((), masks=["secrets", "personal"])
+  (new,) = fields.normalised(rows_of(PLACES[place]), task, steps, noted)
+  said = json.dumps(new.fields)
+  assert KEY not in said and OPAQUE not in said and MAIL not in said and "[AWS_KEY]" in said
+  shown = "".join(map(str, noted.changes()))
+  assert "changed by mask:secrets" in shown and KEY not in shown and OPAQUE not in shown
+  (again,) = fields.normalised([new], task, steps, record.Record())
+  assert again is new
+  drop = fields.without_private(
+    rows_of(PLACES[place]), task, (), {"secrets": "drop"}, record.Record()
+  )
+  assert list(drop) == []
+  with pytest.raises(JaxsftError, match=r"rows:1: holds secrets \(AWS_KEY\)") as caught:
+    error = {"secrets": "error"}
+    list(fields.without_private(rows_of(PLACES[place]), task, (), error, record.Record()))
+  assert KEY not in str(caught.value) and OPAQUE not in str(caught.value)
+
+
+def masked_call(arguments):
+  steps = text.program((), masks=["secrets", "personal"])
+  rows = rows_of(calling(arguments))
+  (new,) = fields.normalised(rows, tasks.TASKS["chat"], steps, record.Record())
+  (made,) = new.fields["messages"][1]["tool_calls"]
+  assert (made["id"], made["function"]["name"]) == ("call_1", "get_token")
+  return made["function"]["arguments"]
+
+
+def test_a_masked_call_is_still_a_call():
+  """Names stay, and so does the layout of JSON around what is hidden."""
+  hidden = {"note": "use [AWS_KEY]"}
+  hidden["login"] = {"password": "[SECRET]", "to": ["[EMAIL]", "[CARD]"]}
+  assert masked_call(NESTED) == hidden
+  assert masked_call(LAID_OUT) == json.dumps(hidden, indent=1) + " "
+  pem = f"{BEGIN}\nMIIEvQIBADANBgkqhkiG9w0\n{END}"
+  for whole in (pem, pem[:50]):  # which in JSON's letters would take the rest with it
+    found = masked_call(json.dumps({"pem": whole, "n": 1.50, "é": None, "b": True}))
+    assert json.loads(found) == {"pem": "[PRIVATE_KEY]", "n": 1.5, "é": None, "b": True}
+  twice = '{"k": 1, "k": "' + KEY + '", "x": NaN, "y": [[], {}], "z": -1e+5}'
+  assert masked_call(twice) == twice.replace(KEY, "[AWS_KEY]")
+  inner = json.dumps({"body": json.dumps({"token": OPAQUE})})
+  assert json.loads(json.loads(masked_call(inner))["body"]) == {"token": "[SECRET]"}
+  assert (
+    masked_call(f'{{"a": "{KEY}') == '{"a": "[AWS_KEY]'
+  )  # no JSON: refused where it is read
+
+
+def test_steps_over_texts_leave_calls_alone():
+  given = calling({"html": "<b>x</b>", "url": "https://a.de"})
+  steps = text.program(("markup", "urls"))
+  (new,) = fields.normalised(rows_of(given), tasks.TASKS["chat"], steps, record.Record())
+  assert new.fields is given
+
+
+def test_a_prompt_with_calls_is_masked():
+  messages = calling({"key": KEY})["messages"]
+  found = fields.prompt(messages, ("mask:secrets",))
+  assert found[1]["tool_calls"][0]["function"]["arguments"] == {"key": "[AWS_KEY]"}
+
+
+JSON = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+  lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=4), parts),
+  max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(JSON, max_size=3), st.booleans(), st.sampled_from([None, 1]))
+def test_values_of_json_are_found_as_json_finds_them(value, ascii, indent):
+  seen, written = [], json.dumps(value, ensure_ascii=ascii, indent=indent)
+  assert values.mapped(written, lambda one: seen.append(one) or one, deep=True) == written
+  whole = []
+  values.inside(value, lambda one: whole.append(one) or one)
+  assert seen == whole
+  upper = lambda one: one[: one.find(": ") + 2] + "[X]" if ": " in one else "[X]"
+  found = values.mapped(written, upper, deep=True)
+  assert json.loads(found) == values.inside(value, upper)

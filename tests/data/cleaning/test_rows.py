@@ -104,7 +104,7 @@ def test_tokens_keep_their_tags():
     cleaned(TAG, ("punctuation",), tokens=["EU", ","], tags=["B-O", "I-O"])
   for tokens in (["EU", ","], ("EU", ","), np.array(["EU", ","])):
     assert cleaned(TAG, ("punctuation",), tokens=tokens) == {"tokens": ["EU"]}
-  assert cleaned(TAG, ("lower",), tokens=np.array(["a"]))["tokens"].tolist() == ["a"]
+  assert cleaned(TAG, ("lower",), tokens=np.array(["a"]))["tokens"] == ["a"]
 
 
 WORDS = st.lists(
@@ -126,6 +126,26 @@ def test_spans_of_rows_follow(before, after, steps, count):
   found = cleaned(ANSWER, steps, question="who", context=whole, answers=answers)
   (answer,) = squad.question(found)["answers"]
   assert answer["text"] == "ada"
+
+
+def test_arrays_are_read_as_lists():
+  found = cleaned(CLASSIFY, ("lower",), text=np.str_("A"), text_pair=np.array("B"))
+  assert found == {"text": "a", "text_pair": "b"} and type(found["text"]) is str
+  parts = np.array([{"type": "text", "text": np.str_("<b>A</b>")}], dtype=object)
+  turns = np.array([{"role": "user", "content": parts}] * 2, dtype=object)
+  found = cleaned(CHAT, ("markup",), messages=turns)
+  assert found == {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "A"}]}] * 2
+  }
+  answers = {"text": np.array(["Ada"]), "answer_start": np.array([3])}
+  found = cleaned(ANSWER, ("lower",), question="Q", context="It Ada", answers=answers)
+  assert squad.question(found)["answers"] == [{"text": "ada", "start": 3}]
+  given = row(tokens=np.array(["A", "B"]), other=np.arange(3))
+  (seen,), differ = fields.as_trained([given], TAG, ("lower",))
+  assert (seen.fields["tokens"], differ) == (["a", "b"], {0: {"read": {"tokens": ["a", "b"]}}})
+  assert fields.prompt(turns, ("markup",))[0]["content"][0]["text"] == "A"
+  assert fields.exact(given.fields, TAG) == fields.exact({"tokens": ["A", "B"]}, TAG)
+  assert cleaned(TAG, ("lower",), tokens=np.arange(3))["tokens"] == [0, 1, 2]  # words refuses
 
 
 # --- rows left out ---------------------------------------------------------------------
@@ -174,21 +194,85 @@ def test_language(tmp_path):
     read_data(tmp_path, rows, cleaning=Clean(language="deutsch"))
 
 
+def kept_ids(tmp_path, rows, task="classify", **cleaning):
+  found = read_data(tmp_path, rows, task, Clean(**({"duplicates": "drop"} | cleaning)))
+  assert found.read == len(found.train) + sum(found.left_out.values())
+  return [int(r.id.split(":")[1]) for r in found.train], found.warnings
+
+
 def test_the_first_of_equal_rows_stays(tmp_path):
-  rows = labelled("A b", "a  B", "c", "a b", "c")
+  rows = [{"text": t, "label": y} for t, y in ("aa", "Aa", "ab", "aa", "aa")]
+  rows[4]["note"] = "another column"
   found = read_data(tmp_path, rows, cleaning=Clean(duplicates="drop"))
-  assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:3"]
-  assert found.left_out == {"duplicates": 3}
-  (warning,) = found.warnings
-  assert "2 duplicates" in warning and "rows.jsonl:2 and rows.jsonl:1" in warning
+  assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"]
+  assert found.left_out == {"duplicates": 2}
   (change,) = found.changes
-  assert change.samples[1] == {"row": "rows.jsonl:4", "before": "a b"}
+  assert change.samples[0] == {"row": "rows.jsonl:4", "before": "a"}
+  assert found.warnings == (
+    "1 rows have the text of an earlier row, case and spaces aside, but another answer, and "
+    "stay: rows.jsonl:3 and rows.jsonl:1",
+  )
 
 
 def test_answers_that_are_written_count_for_equality(tmp_path):
-  rows = [{"source": "a", "target": t} for t in ("x", "y", "X")]
-  found = read_data(tmp_path, rows, "seq2seq", Clean(duplicates="drop"))
-  assert [r.fields["target"] for r in found.train] == ["x", "y"] and not found.warnings
+  rows = [{"source": "a", "target": t} for t in ("x", "y", "X", "x ", "x")]
+  assert kept_ids(tmp_path, rows, "seq2seq") == ([1, 2, 3, 4], ())
+  rows = [{"source": "a", "targets": t} for t in (["x", "y"], ["x"], ["x", "y"])]
+  assert kept_ids(tmp_path, rows, "seq2seq") == ([1, 2], ())
+
+
+def call(arguments, name="find"):
+  return [{"type": "function", "function": {"name": name, "arguments": arguments}}]
+
+
+def chat(*turns, **more):
+  return {"messages": [{"role": role, "content": said} for role, said in turns]} | more
+
+
+ASKED = chat(("user", "a"), ("assistant", "b"))
+OTHER_CHATS = {
+  "roles": chat(("system", "a"), ("assistant", "b")),
+  "case": chat(("user", "a"), ("assistant", "B")),
+  "spaces": chat(("user", "a"), ("assistant", "b\n")),
+  "calls": {
+    "messages": [*ASKED["messages"][:1], {"role": "assistant", "tool_calls": call({})}]
+  },
+  "tools": ASKED | {"tools": [{"name": "find"}]},
+  "train": {"messages": [*ASKED["messages"], {**ASKED["messages"][1], "train": False}]},
+  "thoughts": {"messages": [ASKED["messages"][0], ASKED["messages"][1] | {"thinking": "c"}]},
+}
+
+
+@pytest.mark.parametrize("what", OTHER_CHATS)
+def test_conversations_that_differ_in_anything_are_no_duplicates(tmp_path, what):
+  turned = {"messages": [dict(reversed(m.items())) for m in ASKED["messages"]]}
+  rows = [ASKED, OTHER_CHATS[what], turned | {"id": 7}]
+  assert kept_ids(tmp_path, rows, "chat") == ([1, 2], ())
+
+
+def test_other_arguments_are_another_call_and_near_ones_too(tmp_path):
+  asks = {"role": "user", "content": "please look for it " * 9}
+  made = [call({"q": "one"}), call({"q": "two"}), call('{"q":"one"}'), call({"q": "one"}, "g")]
+  rows = [
+    {"messages": [asks, {"role": "assistant", "content": None, "tool_calls": one}]}
+    for one in made
+  ]
+  assert kept_ids(tmp_path, rows, "chat")[0] == [1, 2, 3, 4]
+  # The same call as JSON is nearly the same, whatever the threshold; another call is not.
+  assert kept_ids(tmp_path, rows, "chat", near_duplicates=1.0)[0] == [1, 2, 4]
+
+
+def test_tags_and_answers_count(tmp_path):
+  rows = [{"tokens": ["a", "b"], "tags": tags} for tags in (["O", "B-X"], ["O", "O"])]
+  ids, (warning,) = kept_ids(tmp_path, [*rows, *rows], "tag", near_duplicates=0.9)
+  assert ids == [1, 2] and "rows.jsonl:2 and rows.jsonl:1" in warning
+  context = " ".join(f"w{i}" for i in range(60))
+  rows = [
+    {"question": q, "context": context, "answers": [{"text": f"w{i}", "start": 3 * i}]}
+    for q, i in (("which one", 1), ("which two", 2), ("Which  one", 1), ("which one", 3))
+  ]
+  ids, (warning,) = kept_ids(tmp_path, rows, "answer", near_duplicates=0.8)
+  assert ids == [1, 2, 4] and "rows.jsonl:4 and rows.jsonl:1" in warning
 
 
 def shuffled(rng, count):
@@ -246,7 +330,9 @@ def test_scripts_without_spaces_are_compared_by_characters():
 
 def test_near_duplicates_of_rows(tmp_path):
   rows = labelled("a b c d e f g h i j", "z y x w v u", "a b c d e f g h i J k")
-  found = read_data(tmp_path, rows, cleaning=Clean(near_duplicates=0.7))
+  rows += [rows[2] | {"label": "b"}]
+  assert kept_ids(tmp_path, rows, near_duplicates=0.7)[0] == [1, 2, 4]  # of another label
+  found = read_data(tmp_path, rows[:3], cleaning=Clean(near_duplicates=0.7))
   assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:2"]
   assert found.left_out == {"near duplicates": 1}
 
