@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.data import forms, messages
+from jaxsft.data import forms, spans
 
-SAID = ("content", "value", *messages.THOUGHTS)
+SAID = ("content", "value", *spans.THOUGHTS)
 """Keys of a message that hold text."""
 LEAF = re.compile(r'"(?:[^"\\]|\\.)*"(?P<name>\s*:)?|-?[0-9][0-9.eE+-]*')
 """A name, a text or a number of a JSON text."""
