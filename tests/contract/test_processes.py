@@ -10,7 +10,7 @@ from safetensors import numpy as safetensors
 
 from jaxsft import train
 from tests import tiny
-from tests.contract.test_kill_anywhere import Chains, write_config
+from tests.contract.test_kill_anywhere import Chains
 
 
 def two_processes(config_files, root, times):
@@ -48,7 +48,7 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
     mesh__fsdp=2,
     mesh__tensor=2,
   )
-  file = write_config(tmp_path / "config.py", config)
+  file = tiny.write_config(tmp_path / "config.py", config)
   (codes, said), (again, said_again) = two_processes([file, file], tmp_path, 2)
   assert codes == [0, 0], "\n".join(said)
   one = train.finetune(config, tmp_path / "one")
@@ -80,7 +80,7 @@ def test_two_processes_train_as_one(files, tmp_path, pair):
 def test_two_processes_that_do_not_agree_both_end_with_a_sentence(files, tmp_path):
   config = tiny.config("bert", "classify", *files("bert", "classify"), steps=2)
   other = dataclasses.replace(config, seed=7)
-  configs = [write_config(tmp_path / f"{c.seed}.py", c) for c in (config, other)]
+  configs = [tiny.write_config(tmp_path / f"{c.seed}.py", c) for c in (config, other)]
   ((codes, said),) = two_processes(configs, tmp_path, 1)
   assert codes == [1, 1], "\n".join(said)
   for text in said:  # by another seed the order is another, too
