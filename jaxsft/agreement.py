@@ -35,6 +35,19 @@ def check(config, base, data, workdir):
     refuse(list(own), multihost_utils.process_allgather(digests(own)))
 
 
+def same(own):
+  """Whether all processes have the same value; asked by all of them.
+
+  own: anything that becomes JSON. A process that is in `check` meanwhile hears that it differs.
+  """
+  if jax.process_count() == 1:
+    return True
+  from jax.experimental import multihost_utils
+
+  gathered = multihost_utils.process_allgather(digests({"": own}))
+  return bool(np.all(gathered == gathered[:1]))
+
+
 def parts(config, base, data, workdir):
   """{what it is called: value} of all that must be the same; values become JSON."""
   tree = config_lib.to_dict(config)

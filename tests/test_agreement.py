@@ -155,3 +155,13 @@ def test_every_group_of_the_config_is_a_part(run):
     assert (f"config.{field.name}" if group else "the config") in found
     assert group or field.name in found["the config"]
   json.dumps(found)
+
+
+def test_a_value_that_all_have_or_not(monkeypatch):
+  one, other = [True, {"a": "b"}], [True, {"a": "c"}]
+  assert agreement.same(one)  # of one process nothing is gathered
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  for there, expected in ((one, True), (other, False)):
+    gather = lambda own, there=there: np.stack([own, agreement.digests({"": there})])
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    assert agreement.same(one) is expected

@@ -1,12 +1,16 @@
 """Copies that went through two models: once for every text, and only where all of it did."""
 
 import json
+import os
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
-from jaxsft import back_translation, predict, sources, tasks
+from jaxsft import agreement, back_translation, predict, sources, tasks
 from jaxsft.config import Augment, Data
-from jaxsft.errors import UsageError
+from jaxsft.errors import JaxsftError, UsageError
 from tests import tiny
 
 
@@ -73,3 +77,89 @@ def test_a_model_that_reads_no_source_is_refused(asked, models, tmp_path):
   other = tiny.checkpoint(tmp_path / "bert", "bert", labels=("a", "b"))
   with pytest.raises(UsageError, match=r"config.augment.back_translation: .*bert is a Bert"):
     back_translation.translated(["a"], (models[0], str(other)))
+
+
+def cached(tmp_path):
+  return sorted((tmp_path / "cache" / "back_translation").iterdir())
+
+
+def test_another_tokenizer_is_another_memory(asked, models, tmp_path):
+  back_translation.translated(["a"], models)
+  other = tiny.checkpoint(tmp_path / "t5", "t5", seed=0)
+  tokenizer = json.loads((other / "tokenizer.json").read_text())
+  tokenizer["normalizer"] = {"type": "Lowercase"}
+  (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+  back_translation.translated(["a"], (str(other), models[1]))
+  assert asked == [["a"], ["<a>"], ["a"]] and len(cached(tmp_path)) == 3
+
+
+def test_half_a_character_is_not_translated(asked, models):
+  found, lost = back_translation.translated(["a", "b\ud800"], models)
+  assert found == {"a": "<<a>>"} and lost == {"b\ud800": "not Unicode"}
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"[]", b"\xff", b'{"a": 1, "b": ["<b>", ""]}'])
+def test_what_is_damaged_is_translated_again(asked, models, tmp_path, left):
+  expected = back_translation.translated(["a", "b"], models)
+  file = next(f for f in cached(tmp_path) if '"a"' in f.read_text())
+  whole = file.read_bytes()
+  file.write_bytes(left)
+  del asked[:]
+  assert back_translation.translated(["a", "b"], models) == expected
+  assert asked == [["a"] if b"<b>" in left else ["a", "b"]]
+  assert json.loads(file.read_bytes()) == json.loads(whole)
+  assert len(cached(tmp_path)) == 2
+
+
+def test_what_cannot_be_kept_or_read_is_said(asked, models, tmp_path, monkeypatch):
+  def full(*paths):
+    raise OSError(28, os.strerror(28))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "replace", full)
+    with pytest.raises(
+      JaxsftError, match=r"kept in .*back_translation: the disk is full; free"
+    ):
+      back_translation.translated(["a"], models)
+  assert cached(tmp_path) == []
+  back_translation.translated(["a"], models)
+  for file in cached(tmp_path):
+    file.unlink()
+    file.mkdir()
+  with pytest.raises(JaxsftError, match=r"cannot be read .Is a directory.; .*JAXSFT_CACHE"):
+    back_translation.translated(["a"], models)
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+  """(What the other process has, for `agreement.same`) of two processes."""
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+  def given(other):
+    gather = lambda own: np.stack(
+      [own, own if other is None else agreement.digests({"": other})]
+    )
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+
+  return given
+
+
+def test_several_processes_read_what_one_has_translated(asked, models, of_two, monkeypatch):
+  of_two(None)
+  with pytest.raises(
+    JaxsftError, match=r"the caches of the 2 processes .*jaxsft.inspect --conf"
+  ):
+    back_translation.translated(["a", "b\ud800"], models)
+  assert asked == []  # none of them translates, so none waits for another
+  monkeypatch.setattr(jax, "process_count", lambda: 1)
+  expected = back_translation.translated(["a", "b\ud800", "none"], models)
+  del asked[:]
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert back_translation.translated(["a", "b\ud800", "none"], models) == expected
+  of_two([True, {"a": "another"}, {}])
+  with pytest.raises(JaxsftError, match="do not all hold the same translations"):
+    back_translation.translated(["a"], models)
+  of_two(None)
+  with pytest.raises(JaxsftError, match=r"rows \(.*nowhere"):  # and the others hear of it
+    back_translation.translated(["a"], ("nowhere", models[1]))
+  assert asked == []

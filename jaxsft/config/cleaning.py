@@ -67,4 +67,4 @@ class Augment:
   around a copy's text; they see the row's other fields too."""
   back_translation: tuple[str, ...] = ()
   """classify, seq2seq: two models, of another language and back, through which the texts of
-  copies go first."""
+  copies go first. Several processes read what one has translated into JAXSFT_CACHE before."""

@@ -20,6 +20,7 @@ from jaxsft.errors import JaxsftError, UsageError
 Synonyms = Mapping[str, Sequence[str]]
 CORE = re.compile(r"(\W*)(.*?)(\W*)", re.DOTALL)
 SAME = "left without a copy: nothing changed"
+NONE = "left without a copy: no text of it may change"
 
 
 class Copier(NamedTuple):
@@ -61,8 +62,8 @@ def copies(
   with in its place. Raises JaxsftError for an id that is taken.
   """
   made: list[read.Row] = []
-  for row in rows:
-    seen = [row.fields]
+  for row in map(fields.plain, rows):
+    seen = [row.fields | _starts(row, task)]  # to be joined is no change
     for number in range(1, make.settings.copies + 1):
       id = f"{row.id}~{number}"
       if id in taken:
@@ -72,7 +73,8 @@ def copies(
         )
       new = _copy(row, number, task, make, translated or {})
       if new in seen:
-        noted.add(SAME, row, _shown(row.fields, task))
+        why = SAME if _changeable(row, task) else NONE
+        noted.add(why, row, _shown(row.fields, task))
         continue
       seen.append(new)
       where = f"{row.where} (copy {number})"
@@ -85,14 +87,28 @@ def copies(
 
 def texts(row: read.Row, task: Any) -> list[str]:
   """The texts of a row that its copies begin with."""
-  return list(_starts(row, task).values())
+  return list(_starts(fields.plain(row), task).values())
+
+
+def _changeable(row: read.Row, task: Any) -> bool:
+  """Whether a row has a text, or a word outside of all entities, that copies may change."""
+  if _tagged(row, task):
+    return "O" in (row.fields.get("tags") or ())
+  return bool(_starts(row, task))
+
+
+def _tagged(row: read.Row, task: Any) -> bool:
+  return "tokens" in task.AUGMENTED and row.fields.get("tokens") is not None
 
 
 def _starts(row: read.Row, task: Any) -> dict[str, str]:
-  """Field -> its text, of those that copies change."""
+  """Field -> its text, of those that copies change; lists of sentences are joined as a source
+  is when it is read.
+  """
   found = {name: row.fields.get(name) for name in task.AUGMENTED}
-  if found.get("source") is not None:  # may be a list of sentences
-    found["source"] = clean.joined(found["source"])
+  source = found.get("source")
+  if isinstance(source, list) and all(isinstance(one, str) for one in source):
+    found["source"] = clean.joined(source)
   return {name: text for name, text in found.items() if isinstance(text, str)}
 
 
@@ -107,7 +123,7 @@ def _copy(row, number, task, make, translated) -> dict[str, Any]:
   names = list(start)
   start = {name: translated.get(text, text) for name, text in start.items()}
   row = row._replace(fields=row.fields | start)
-  tagged = "tokens" in task.AUGMENTED and row.fields.get("tokens") is not None
+  tagged = _tagged(row, task)
   change = lambda one, spans: noisy(one, spans, rng, make)
   found = row.fields | _noisy_tokens(row, rng, make) if tagged else row.fields
   if not tagged:
@@ -184,8 +200,9 @@ def _synonym(word: str, synonyms: Synonyms, draw: float) -> str:
 
 def _noisy_tokens(row: read.Row, rng: np.random.Generator, make: Copier) -> dict[str, Any]:
   """Tokens and tags of a copy: only words that are no part of anything ("O") differ."""
-  tokens, tags = list(row.fields["tokens"]), row.fields.get("tags")
-  if tags is None or len(tags) != len(tokens):
+  tokens, tags = row.fields["tokens"], row.fields.get("tags")
+  lists = isinstance(tokens, list) and isinstance(tags, list) and len(tags) == len(tokens)
+  if not lists or not all(isinstance(token, str) for token in tokens):
     return {}
   fixed = [tag != "O" for tag in tags]
   runs, run = [], []

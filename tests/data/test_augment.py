@@ -109,7 +109,43 @@ def test_an_id_that_is_taken_is_an_error():
 def test_conversations_are_not_copied():
   turns = [{"role": "user", "content": LONG}]
   made, ((what, count, _),) = copies(CLASSIFY, row(messages=turns, label="a"), drop=0.5)
-  assert made == [] and (what, count) == (augment.SAME, 1)
+  assert made == [] and (what, count) == (augment.NONE, 1)
+
+
+def test_sentences_that_are_only_joined_are_no_copy():
+  task = tasks.TASKS["seq2seq"]
+  same, other = row("s", source=["a"], target="x"), row("o", source=["a", "b"], target="x")
+  made, changes = copies(task, same, other, drop=0.0, swap=0.99)
+  assert [(one.id, one.fields["source"]) for one in made] == [("o~1", "b a")]
+  assert [(c.what, c.rows) for c in changes] == [
+    (augment.SAME, 1),
+    ("copies made by augmentation", 1),
+  ]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_words_in_any_kind_of_list_are_words(synonyms, kind):
+  rules = dict(drop=0.4, synonyms=synonyms, replace=0.5)
+  words, tags = ["the", "film", "Rome", "film"], ["O", "O", "B-X", "O"]
+  (expected,), _ = copies(TAG, row(tokens=words, tags=tags), **rules)
+  (one,), _ = copies(TAG, row(tokens=kind(words), tags=kind(tags)), **rules)
+  assert one.fields == expected.fields and one.fields["tokens"] != words
+  made, ((what, *_),) = copies(TAG, row(tokens=kind(["film"]), tags=kind(["O"])), drop=0.9)
+  assert made == [] and what == augment.SAME
+  for odd in (row(tokens=kind([1, 2]), tags=kind(["O", "O"])), row(tokens=kind(words))):
+    made, ((what, *_),) = copies(TAG, odd, drop=0.9, synonyms=synonyms, replace=0.9)
+    assert made == []  # what is wrong with such rows is said where they are read
+
+
+def test_texts_of_numpy_are_texts():
+  (expected,), _ = copies(CLASSIFY, row(text=LONG), drop=0.5)
+  for text in (np.str_(LONG), np.array(LONG)):
+    (one,), _ = copies(CLASSIFY, row(text=text), drop=0.5)
+    assert one.fields == expected.fields and type(one.fields["text"]) is str
+  task, source = tasks.TASKS["seq2seq"], np.array(["a b", "c"])
+  (one,), _ = copies(task, row(source=source, target="x"), swap=0.99)
+  assert one.fields["source"] == "b a c"
+  assert augment.texts(row(source=source), task) == ["a b c"]
 
 
 # --- templates and word lists ----------------------------------------------------------
@@ -200,7 +236,7 @@ def test_tagged_words_keep_their_tags_and_entities(synonyms, tags, seed, drop, r
 
 def test_words_of_which_all_have_a_tag_stay():
   made, ((what, *_),) = copies(TAG, row(tokens=["a", "b"], tags=["DET", "NOUN"]), drop=0.9)
-  assert made == [] and what == augment.SAME
+  assert made == [] and what == augment.NONE
 
 
 # --- in the pipeline -------------------------------------------------------------------

@@ -54,6 +54,8 @@ def mapped(value: Any, function: Function, deep: bool = False) -> Any:
     found["value"] = inside(value["value"], function)
   if deep and isinstance(value.get("tool_calls"), list):
     found["tool_calls"] = [_call(call, function) for call in value["tool_calls"]]
+  if deep and "function_call" in value:  # OpenAI's older form
+    found["function_call"] = _call(value["function_call"], function)
   return value | found
 
 
@@ -144,6 +146,7 @@ def spoken(value: Any) -> list[str]:
   if isinstance(value, dict):
     calls = value.get("tool_calls") or []
     calls = calls if isinstance(calls, list) else [calls]
+    calls = [*calls, value["function_call"]] if value.get("function_call") else calls
     calls = [*calls, value.get("value")] if value.get("from") == "function_call" else calls
     found += [_as_said(call) for call in calls]
   return found

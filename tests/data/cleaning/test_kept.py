@@ -52,6 +52,9 @@ OTHER_CHATS = {
   "calls": {
     "messages": [*ASKED["messages"][:1], {"role": "assistant", "tool_calls": call({})}]
   },
+  "older calls": {
+    "messages": [*ASKED["messages"][:1], {"role": "assistant", "function_call": 1}]
+  },
   "tools": ASKED | {"tools": [{"name": "find"}]},
   "train": {"messages": [*ASKED["messages"], {**ASKED["messages"][1], "train": False}]},
   "thoughts": {"messages": [ASKED["messages"][0], ASKED["messages"][1] | {"thinking": "c"}]},

@@ -216,6 +216,8 @@ PLACES = {
   "result": {"messages": [{"role": "tool", "content": json.dumps({"key": KEY})}]},
   "typed result": {"messages": [{"role": "tool", "content": [{"type": "text", "text": KEY}]}]},
   "escaped": {"messages": [{"role": "tool", "content": f'["{ESCAPED}"]'}]},
+  "older call": {"messages": [ASK, {"role": "assistant", "function_call": {
+    "name": "f", "arguments": json.dumps({"k": KEY})}}]},
   "sharegpt": {"conversations": [{"from": "function_call", "value": json.dumps(
     {"name": "f", "arguments": {"k": KEY}})}]},
   "sharegpt's object": {"conversations": [{"from": "function_call", "value":
