@@ -12,6 +12,7 @@ import json
 import pathlib
 import pickle  # between processes of this run; nothing of it is ever read from a file
 import unicodedata
+from collections.abc import Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ MANY = 20_000
 class Examples(NamedTuple):
   """The encoded rows of one part."""
 
-  rows: list
+  rows: Sequence
   store: store.Store
 
   @property
@@ -86,8 +87,8 @@ def examples(rows, task, context, build, kept=None):
 
   def found():
     notes, stop_ids = collections.Counter(), set()
-    for number, encoded in enumerate(_encoded(rows, task, context, kept)):
-      row = rows[number]
+    each = zip(rows, _encoded(rows, task, context, kept), strict=True)
+    for number, (row, encoded) in enumerate(each):
       if encoded.note:
         notes[encoded.note] += 1
         ids = counts["noted"].setdefault(encoded.note, [])
@@ -119,16 +120,17 @@ def _encoded(rows, task, context, kept):
           show(number)
       return
     payload = _payload(task, context)
-    chunks = [rows[k : k + CHUNK] for k in range(0, len(rows), CHUNK)]
-    missing = {k for k in range(len(chunks)) if not kept.has(k)}
+    starts = range(0, len(rows), CHUNK)
+    chunk = lambda k: rows[starts[k] : starts[k] + CHUNK]
+    missing = {k for k in range(len(starts)) if not kept.has(k)}
     with parts.processes() as run:
-      made = run(_encode_chunk, ((payload, chunks[k]) for k in sorted(missing)))
-      for k, chunk in enumerate(chunks):
+      made = run(_encode_chunk, ((payload, chunk(k)) for k in sorted(missing)))
+      for k in range(len(starts)):
         if k in missing:
           data = next(made)
           kept.write(k, data)
         else:  # it may be damaged, or another run that needed it too has taken it away
-          data = kept.read(k) or _encode_chunk(payload, chunk)
+          data = kept.read(k) or _encode_chunk(payload, chunk(k))
         yield from (_unpacked(*one) for one in parts.unpack(data))
         show(min(len(rows), (k + 1) * CHUNK))
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import clean
+from jaxsft.data import clean, spool
 from jaxsft.errors import JaxsftError, UsageError
 
 
@@ -30,7 +30,7 @@ def named(rows, names, config):
   """The cleaned rows, whose labels are no longer ids of `names` but the names themselves."""
   if config.task != "classify" or not names or config.data.label_type == "number":
     return rows
-  return [clean.with_names(row, names) for row in rows]
+  return spool.Spool(clean.with_names(row, names) for row in rows)
 
 
 def label_names(config, base, train_rows):

@@ -3,11 +3,13 @@
 import collections
 import contextlib
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxsft import tasks
 from jaxsft.config.cleaning import Clean
-from jaxsft.data import audit, augment, clean, fetch, forms, prompt, read
+from jaxsft.data import audit, augment, clean, fetch, forms, prompt, read, spool
 from jaxsft.data import split as splits
 from jaxsft.data.cleaning import benchmarks, fields, kept, overlap, record, text
 from jaxsft.data.nearest import near
@@ -23,8 +25,8 @@ OWN = ("data.path", "data.mix.")
 class Rows(NamedTuple):
   """The user's rows, cleaned and split."""
 
-  train: list
-  held_out: list
+  train: Sequence
+  held_out: Sequence
   read: int
   left_out: dict[str, int]
   split: str = ""
@@ -70,7 +72,8 @@ def augmented(rows, task, settings, seed):
   translated = _translated(rows.train, task, settings.back_translation, noted)
   made = augment.copies(rows.train, task, make, taken, noted, translated)
   changes = (*rows.changes, *noted.changes())
-  return rows._replace(train=[*rows.train, *made], changes=changes, copies=len(made))
+  train = spool.Spool(itertools.chain(rows.train, made))
+  return rows._replace(train=train, changes=changes, copies=len(made))
 
 
 def _translated(rows, task, models, noted):
@@ -160,7 +163,7 @@ def _parts(data, key):
 
 def _cleaned(parts, task, cleaning, noted):
   """(the cleaned rows of `_parts`, {why: how many are none of them}, [audit.Source])."""
-  rows, left_out, where = [], {}, []
+  found_rows, left_out, where = [], {}, []
   for name, (data, key) in parts.items():
     with _naming(name):
       path, dropped = fetch.resolve(data.path, data.sha256, key=key), _dropped(noted)
@@ -175,9 +178,14 @@ def _cleaned(parts, task, cleaning, noted):
       )
       count = found.read + _dropped(noted) - dropped
       where.append(_source(key, data.path, path, data, count, found.rows))
-    rows += found.rows
+    found_rows.append(found.rows)
     left_out |= {_named(why, name): n for why, n in found.left_out.items()}
-  return rows, left_out, where
+  return _one_after_another(found_rows), left_out, where
+
+
+def _one_after_another(parts):
+  """Several sequences of rows as one."""
+  return parts[0] if len(parts) == 1 else spool.Spool(itertools.chain.from_iterable(parts))
 
 
 def _dropped(noted):
@@ -190,7 +198,10 @@ def _split(rows, data):
   sides, said = ([], []), []
   for name in data.mix or [""]:
     prefix = _prefix(name)
-    own = [row._replace(id=row.id.removeprefix(prefix)) for row in rows if row.part == name]
+    own = rows
+    if name:
+      alone = (row._replace(id=row.id.removeprefix(prefix)) for row in rows if row.part == name)
+      own = spool.Spool(alone)
     with _naming(name):
       *found, how = splits.split(
         own,
@@ -201,9 +212,10 @@ def _split(rows, data):
         fold=data.fold,
       )
     for side, part in zip(sides, found, strict=True):
-      side += [row._replace(id=prefix + row.id) for row in part]
+      named = (row._replace(id=prefix + row.id) for row in part)
+      side.append(spool.Spool(named) if name else part)
     said += [_named(how, name)] if how else []
-  return *sides, "; ".join(said)
+  return *map(_one_after_another, sides), "; ".join(said)
 
 
 def _named(text, name):

@@ -3,14 +3,15 @@
 Nothing leaves without being counted: `Cleaned.left_out` says how many rows went and why.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxsft.data import forms, rules
+from jaxsft.data import forms, rules, spool
 from jaxsft.data.read import Row, near
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -33,7 +34,7 @@ DECIMAL = re.compile(r"[+-]?\d*\.\d*(e[+-]?\d+)?", re.IGNORECASE)
 class Cleaned(NamedTuple):
   """The rows that stay, in their order, and where the others went."""
 
-  rows: list[Row]
+  rows: Sequence[Row]
   read: int
   left_out: dict[str, int]
   """Reason -> number of rows; read = len(rows) + the sum of these."""
@@ -62,23 +63,23 @@ def clean(
   if limit is not None and limit < 1:
     raise UsageError(f"data.limit is {limit}, expected a number of rows from 1, or None")
   needed = [name for name in task_fields if name != "label"]
-  kept: list[Row] = []
   left_out: Counter[str] = Counter()
-  read = 0
-  for row in rows:
-    read += 1
-    if keeps and not keeps(row):
-      left_out["keep rule"] += 1
-      continue
-    empty = _empty_field(row, needed, label_of is not None)
-    if empty:
-      left_out[f"empty {empty}"] += 1
-      continue
-    if label_of:
-      row = row._replace(fields=row.fields | {"label": label_of(row)})
-    kept.append(row)
-    if len(kept) == limit:
-      break
+
+  def those_kept() -> Iterator[Row]:
+    for row in rows:
+      if keeps and not keeps(row):
+        left_out["keep rule"] += 1
+        continue
+      empty = _empty_field(row, needed, label_of is not None)
+      if empty:
+        left_out[f"empty {empty}"] += 1
+        continue
+      if label_of:
+        row = row._replace(fields=row.fields | {"label": label_of(row)})
+      yield row
+
+  kept = spool.Spool(itertools.islice(those_kept(), limit))
+  read = len(kept) + left_out.total()
   if not kept:
     took = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
     raise JaxsftError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsft.data import words
+from jaxsft.data import spool, words
 from jaxsft.data.read import Row, near
 from jaxsft.errors import JaxsftError
 from jaxsft.metrics import tagging
@@ -66,7 +66,7 @@ def types(labels: tuple[str, ...]) -> set[str]:
   return {span.type for label in labels for span in tagging.spans([label], known)}
 
 
-def settled(rows: Sequence[Row], labels: tuple[str, ...]) -> list[Row]:
+def settled(rows: Sequence[Row], labels: tuple[str, ...]) -> Sequence[Row]:
   """Labelled rows with tags as `labels` spell them: ids become names, IOB1 becomes IOB2 …
 
   The scheme of the rows is judged by all of them; what breaks it is read leniently (see
@@ -80,7 +80,7 @@ def settled(rows: Sequence[Row], labels: tuple[str, ...]) -> list[Row]:
     if own not in (target, "plain"):
       found = {n: tagging.convert(tags, own, target) for n, tags in found.items()}
   respelt = lambda row, tags: row._replace(fields=row.fields | {"tags": tags})
-  return [respelt(row, found[n]) if n in found else row for n, row in enumerate(rows)]
+  return spool.Spool(respelt(r, found[n]) if n in found else r for n, r in enumerate(rows))
 
 
 def _scheme_of(rows, found):

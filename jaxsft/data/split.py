@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
+from jaxsft.data import spool
 from jaxsft.data.nearest import near
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError, UsageError
@@ -20,8 +21,8 @@ RANGE = 2**64
 class Split(NamedTuple):
   """The rows of both sides, each in their order."""
 
-  train: list[Row]
-  held_out: list[Row]
+  train: Sequence[Row]
+  held_out: Sequence[Row]
   said: str
   """What was held out by what, with counts; "": nothing."""
 
@@ -48,24 +49,23 @@ def split(
   if not 0 <= share < 1:
     raise UsageError(f"data.split is {share}, expected a share from 0 to below 1")
   if not share and folds is None:
-    return Split(list(rows), [], "")
-  keys = [row.id if by is None else _group(row, by) for row in rows]
-  places = [place(key) for key in keys]
+    return Split(rows, [], "")
+  places = [place(row.id if by is None else _group(row, by)) for row in rows]
   if stratify:
     chosen = _within_labels(rows, places, share, folds, fold)
   elif folds is not None:
     chosen = [at * folds // RANGE == fold for at in places]
   else:
     chosen = [at < share * RANGE for at in places]
-  sides: tuple[list[Row], list[Row]] = ([], [])
+  sides = spool.Spool(), spool.Spool()
   for row, out in zip(rows, chosen, strict=True):
-    sides[out].append(row)
+    sides[out].add(row)
   said = f"held out by {_how(by, stratify)}: "
   if folds is not None:
     said = f"fold {fold} (of 0 … {folds - 1}) {said}"
   if by is not None:
-    groups = {key for key, out in zip(keys, chosen, strict=True) if out}
-    said += f"{len(groups):,} of {len(set(keys)):,} groups, "
+    groups = {at for at, out in zip(places, chosen, strict=True) if out}
+    said += f"{len(groups):,} of {len(set(places)):,} groups, "
   held, count = len(sides[1]), len(rows)
   said += f"{held:,} of {count:,} rows ({held / max(count, 1):.1%})"
   if not all(sides):

@@ -9,7 +9,7 @@ from jaxsft import tasks
 from jaxsft.data import messages, spans
 from jaxsft.data.nearest import some
 from jaxsft.doctor import of_labels, of_plan, of_texts, parts
-from jaxsft.doctor.codes import Finding, found
+from jaxsft.doctor.codes import SHOWN, Finding, found
 from jaxsft.errors import JaxsftError
 
 MAX_EMPTY = 0.05
@@ -245,18 +245,20 @@ def _unknown(store, tokenizer):
 
 
 def _systems(rows):
-  with_one, without = [], []
+  counts, first = Counter(), {True: [], False: []}
   for row in rows:
     turns = next((row.fields[name] for name in TURNS if row.fields.get(name)), None)
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-      first = turns[0].get("role", turns[0].get("from"))
-      there = first in messages.LEADS or bool(row.fields.get("system"))
-      (with_one if there else without).append(row.id)
-  if with_one and without:
-    few = min(with_one, without, key=len)
+      role = turns[0].get("role", turns[0].get("from"))
+      there = role in messages.LEADS or bool(row.fields.get("system"))
+      counts[there] += 1
+      first[there] += [row.id] * (counts[there] <= SHOWN)
+  if counts[True] and counts[False]:
+    few = min(True, False, key=counts.get)
     yield found(
       "mixed-system",
-      f"{len(with_one):,} training conversations have a system message, {len(without):,} do "
-      f"not: {some(few)} are the fewer; give all of them one, or none, unless both are meant",
-      few,
+      f"{counts[True]:,} training conversations have a system message, {counts[False]:,} do "
+      f"not: {some(first[few], counts[few])} are the fewer; give all of them one, or none, "
+      "unless both are meant",
+      first[few],
     )

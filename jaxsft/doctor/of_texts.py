@@ -2,10 +2,13 @@
 
 import re
 
+import numpy as np
+
 from jaxsft import tasks
+from jaxsft.data import audit
 from jaxsft.data.nearest import some
 from jaxsft.doctor import parts
-from jaxsft.doctor.codes import found
+from jaxsft.doctor.codes import SHOWN, found
 
 NOISE = re.compile(r"[\W_]+")
 MOST = 60
@@ -16,31 +19,32 @@ JUDGED = ("classify", "tag", "answer")
 
 def check(prepared, examples, described):
   """Duplicates, leakage and conflicts, texts compared without case and spaces."""
-  train = prepared.train
-  ids = [row.id for row in train.rows]
-  keys = [plain(text) for text in described["train"].texts]
-  first = _first(keys, ids)
-  twice = [(id, first[key]) for id, key in zip(ids, keys, strict=True) if first[key] != id]
-  if twice:
+  rows, keys = prepared.train.rows, np.asarray(described["train"].keys)
+  known, first, which = np.unique(keys, return_index=True, return_inverse=True)
+  first = first[which]
+  twice = np.flatnonzero(first != np.arange(len(keys)))
+  if len(twice):
+    pairs = [(rows[i].id, rows[first[i]].id) for i in twice[:SHOWN]]
     yield found(
       "duplicates",
-      f"{len(twice):,} of {len(ids):,} training rows say what another says: {_pairs(twice)}; "
-      "unless their weight is meant, set clean.duplicates='drop' for those that are equal to "
-      "the letter, clean.near_duplicates for others",
-      [id for id, _ in twice],
+      f"{len(twice):,} of {len(keys):,} training rows say what another says: "
+      f"{_pairs(pairs, len(twice))}; unless their weight is meant, set clean.duplicates='drop' "
+      "for those that are equal to the letter, clean.near_duplicates for others",
+      [id for id, _ in pairs],
     )
   for name, part in parts.evaluated(prepared).items():
-    pairs = zip(part.rows, described[name].texts, strict=True)
-    leaked = [(row.id, first[k]) for row, text in pairs if (k := plain(text)) in first]
+    others = np.asarray(described[name].keys)
+    leaked = np.flatnonzero(np.isin(others, known))
     fix = "set clean.overlap='drop'"
     if name != "held out":
       fix = "clean.benchmarks leaves out training rows by a file"
-    if leaked:
+    if len(leaked):
+      pairs = [(part.rows[i].id, rows[_first(keys, others[i])].id) for i in leaked[:SHOWN]]
       yield found(
         "leakage",
         f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} say what a training row "
-        f"says: {_pairs(leaked)}; their numbers will be too good: {fix}",
-        [id for id, _ in leaked],
+        f"says: {_pairs(pairs, len(leaked))}; their numbers will be too good: {fix}",
+        [id for id, _ in pairs],
       )
   yield from conflicts(prepared, keys)
 
@@ -51,43 +55,44 @@ def near(prepared):
   Takes longer than `check`; what `check` finds is not found again.
   """
   rows = prepared.train.rows
-  texts = [parts.content(row) for row in rows]
-  exact, ids = {plain(text) for text in texts}, [row.id for row in rows]
-  seen, twice = {}, []
-  for id, text in zip(ids, texts, strict=True):
-    key, own = letters(text), plain(text)
-    if key in seen and own not in seen[key][1]:
-      twice.append((id, seen[key][0]))
-    seen.setdefault(key, (id, set()))[1].add(own)
-  if twice:
+  exact, loose = _keys(rows, audit.key), _keys(rows, letters)
+  known, first, which = np.unique(loose, return_index=True, return_inverse=True)
+  first = first[which]
+  met = np.sort(np.unique(np.stack([loose, exact], 1), axis=0, return_index=True)[1])
+  twice = met[first[met] != met]
+  if len(twice):
+    pairs = [(rows[i].id, rows[first[i]].id) for i in twice[:SHOWN]]
     yield found(
       "near-duplicates",
-      f"{len(twice):,} of {len(ids):,} training rows are nearly what another says: "
-      f"{_pairs(twice)} (punctuation, case and spaces aside); look at some",
-      [id for id, _ in twice],
+      f"{len(twice):,} of {len(rows):,} training rows are nearly what another says: "
+      f"{_pairs(pairs, len(twice))} (punctuation, case and spaces aside); look at some",
+      [id for id, _ in pairs],
     )
   for name, part in parts.evaluated(prepared).items():
-    leaked = []
-    for row in part.rows:
-      text = parts.content(row)
-      if (key := letters(text)) in seen and plain(text) not in exact:
-        leaked.append((row.id, seen[key][0]))
-    if leaked:
+    others = _keys(part.rows, letters)
+    leaked = np.isin(others, known) & ~np.isin(_keys(part.rows, audit.key), exact)
+    leaked = np.flatnonzero(leaked)
+    if len(leaked):
+      pairs = [(part.rows[i].id, rows[_first(loose, others[i])].id) for i in leaked[:SHOWN]]
       yield found(
         "near-leakage",
         f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} are nearly what a "
-        f"training row says: {_pairs(leaked)} (punctuation, case and spaces aside); look at "
-        "some",
-        [id for id, _ in leaked],
+        f"training row says: {_pairs(pairs, len(leaked))} (punctuation, case and spaces "
+        "aside); look at some",
+        [id for id, _ in pairs],
       )
 
 
 def conflicts(prepared, keys):
-  """Training rows of the same text whose answers differ; keys: `plain` of their texts."""
+  """Training rows of the same text whose answers differ; keys: audit.key of their texts."""
   if prepared.task not in [tasks.TASKS[name] for name in JUDGED]:
     return
+  known, times = np.unique(keys, return_counts=True)
+  repeated = set(known[times > 1].tolist())
   said, met, texts = {}, [], set()
-  for row, key in zip(prepared.train.rows, keys, strict=True):
+  for row, key in zip(prepared.train.rows, keys.tolist(), strict=True) if repeated else ():
+    if key not in repeated:
+      continue
     first = said.setdefault(key, row)
     if _answer(first, prepared.task) != _answer(row, prepared.task):
       met.append((row, first))
@@ -122,23 +127,20 @@ def _difference(row, other, task):
   return f"{row.id} says {cut(said)}{where}, {other.id} says {cut(says)}"
 
 
-def plain(text):
-  """A hash of the text without case and spaces."""
-  return hash(" ".join(text.casefold().split()))
-
-
 def letters(text):
   """A hash of the letters and digits of a text, and of where its words end."""
   return hash(NOISE.sub(" ", text.casefold()).strip())
 
 
-def _first(keys, ids):
-  """{key: id of the first row that has it}."""
-  first = {}
-  for key, id in zip(keys, ids, strict=True):
-    first.setdefault(key, id)
-  return first
+def _keys(rows, key):
+  """[N] int64: a hash of what each row says."""
+  return np.fromiter((key(parts.content(row)) for row in rows), np.int64, len(rows))
 
 
-def _pairs(pairs):
-  return some([f"{a} as {b}" for a, b in pairs[:3]], len(pairs))
+def _first(keys, key):
+  """Where a key stands first."""
+  return int(np.argmax(keys == key))
+
+
+def _pairs(pairs, count):
+  return some([f"{a} as {b}" for a, b in pairs[:3]], count)

@@ -51,19 +51,26 @@ def described(part, prepared):
   if "start" in values:  # windows: their first token stands for no answer
     none, unit = int(np.sum(np.asarray(values["start"]) == 0)), "windows"
     counted = {"answer": len(part.store) - none, "no answer": none}
-  written = {}
-  if task.HEAD == "lm" and not task.SOURCE:
-    written = dict(collections.Counter(forms.form(row.fields) for row in part.rows))
+  chats, taken = task.HEAD == "lm" and not task.SOURCE, np.zeros(len(part.rows), bool)
+  taken[values["row"]] = True
+  keys = np.empty(len(part.rows), np.int64)
+  written, of_sets = collections.Counter(), collections.Counter()
+  for i, row in enumerate(part.rows):
+    keys[i] = audit.key(content(row))
+    if chats:
+      written[forms.form(row.fields)] += 1
+    if row.part and taken[i]:
+      of_sets[row.part] += 1
   return audit.Examples(
     ids=part.store.ids,
     lengths=part.store.lengths,
     supervised=store.supervised(part.store),
-    texts=[content(row) for row in part.rows],
+    keys=keys,
     unit=unit,
-    rows=len(np.unique(values["row"])),
+    rows=int(taken.sum()),
     labels=counted,
-    forms=written,
-    parts=dict(collections.Counter(row.part for row in part.taken if row.part)),
+    forms=dict(written),
+    parts=dict(of_sets),
     **by_kind(part.counts["notes"]),
   )
 

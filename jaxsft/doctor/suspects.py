@@ -6,6 +6,8 @@ another label is surer of it than that label is of its own rows on average.
 """
 
 import hashlib
+import heapq
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -163,11 +165,10 @@ def folds_of(groups, strata):
 
 
 def _judge(items, unit, stratify):
-  names = sorted({item.label for item in items})
-  kept = _sample(items, len(names))
+  names, kept, total = _sample(items)
   if len(names) < 2 or len(kept) < FEWEST:
     why = f"{len(kept)} {unit} with {len(names)} labels are too few to judge by"
-    return Judgement(0, len(items), unit, 0, (), why)
+    return Judgement(0, total, unit, 0, (), why)
   number = {name: n for n, name in enumerate(names)}
   labels = np.array([number[item.label] for item in kept])
   folds = folds_of([i.group for i in kept], labels if stratify else np.zeros(len(kept), int))
@@ -178,16 +179,27 @@ def _judge(items, unit, stratify):
     item, likely = kept[i], int(p[i].argmax())
     at = float(p[i, labels[i]]), float(p[i, likely])
     suspects.append(Suspect(item.id, item.set, item.shown, item.label, names[likely], *at))
-  return Judgement(len(kept), len(items), unit, len(wrong), tuple(suspects))
+  return Judgement(len(kept), total, unit, len(wrong), tuple(suspects))
 
 
-def _sample(items, classes):
-  """As many as ROWS, CELLS and CHARACTERS allow, by a hash of the ids, in their order."""
-  most = min(ROWS, CELLS // max(classes, 1))
-  order = sorted(range(len(items)), key=lambda i: (_hash(items[i].id), i))[:most]
-  size = np.cumsum([len(items[i].around) for i in order])
-  order = order[: int(np.searchsorted(size, CHARACTERS, side="right"))]
-  return [items[i] for i in sorted(order)]
+def _sample(items):
+  """(the labels, sorted; some items in their order; how many there are in all).
+
+  As many as ROWS, CELLS and CHARACTERS allow, by a hash of their ids.
+  """
+  names, total = set(), itertools.count()
+
+  def ranked():
+    for item in items:
+      names.add(item.label)
+      yield _hash(item.id), next(total), item
+
+  kept = heapq.nsmallest(ROWS, ranked(), key=lambda one: one[:2])
+  kept = kept[: CELLS // max(len(names), 1)]
+  size = np.cumsum([len(item.around) for *_, item in kept])
+  kept = kept[: int(np.searchsorted(size, CHARACTERS, side="right"))]
+  in_order = [item for *_, item in sorted(kept, key=lambda one: one[1])]
+  return sorted(names), in_order, next(total)
 
 
 def _rows(prepared):
@@ -198,22 +210,20 @@ def _rows(prepared):
     if name in prepared.sets:
       continue
     copies = prepared.rows.copies if name == "train" else 0
-    yield name, part.rows[: len(part.rows) - copies]
+    yield name, itertools.islice(part.rows, len(part.rows) - copies)
 
 
 def _of_rows(prepared):
-  items = []
   for name, rows in _rows(prepared):
     for row in rows:
       said = [row.fields[n] for n in parts.CONTENT if row.fields.get(n) is not None]
       text = " | ".join(map(str, said))[:LONGEST]
-      items.append(_Item(row.id, name, text, text, text, row.fields["label"], text.casefold()))
-  return items
+      yield _Item(row.id, name, text, text, text, row.fields["label"], text.casefold())
 
 
 def _of_words(prepared):
   """The words of a row with their neighbours, of which two stand on each side."""
-  items, context = [], prepared.context
+  context = prepared.context
   for name, rows in _rows(prepared):
     for row in rows:
       read = words.read(row.fields, context.tokenizer)
@@ -223,8 +233,7 @@ def _of_words(prepared):
         before, after = said[max(0, n - 2) : n], said[n + 1 : n + 3]
         around = " ".join([*(f"{w}‹" for w in before), word, *(f"›{w}" for w in after)])
         shown = " ".join([*before, f"⟦{word}⟧", *after])
-        items.append(_Item(row.id, name, word, around, shown, tag, row.id))
-  return items
+        yield _Item(row.id, name, word, around, shown, tag, row.id)
 
 
 def _hash(text):

@@ -112,11 +112,12 @@ def test_what_is_odd_is_neither_cut_nor_dropped():
 
 
 def test_duplicates_across_the_split_are_counted():
-  train = examples(texts=["One", "two", "three", "TWO "])
-  found = report(train, held(texts=["one ", "four"]))
+  keys = lambda *texts: [audit.key(text) for text in texts]
+  train = examples(keys=keys("One", "two", "three", "TWO "))
+  found = report(train, held(keys=keys("one ", "four")))
   assert found.duplicates == {"within train": 1, "held out and also trained on": 1}
   assert "1 held out and also trained on" in "\n".join(found.lines())
-  assert report(examples(texts="pqrs"), held(texts="tu")).duplicates == {}
+  assert report(examples(keys=keys(*"pqrs")), held(keys=keys(*"tu"))).duplicates == {}
 
 
 @pytest.mark.parametrize(

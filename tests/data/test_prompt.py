@@ -267,7 +267,7 @@ def read(name="rows.jsonl", rows=ROWS, **keys):
 def test_templates_come_before_cleaning_and_splitting(write):
   rows = read(prompt=PROMPT, keep="text != 't3. b3'", split=0.4)
   assert rows.left_out == {"keep rule": 1}
-  for row in rows.train + rows.held_out:
+  for row in (*rows.train, *rows.held_out):
     i = int(row.fields["title"][1:])
     assert row.fields["text"] == f"t{i}. b{i}"
     assert row.fields["label"] == ("pos" if i % 5 > 2 else "neg")

@@ -23,7 +23,7 @@ def row(number, **fields):
 def held(rows, share=0, **how):
   """Ids of the rows that are held out; all are on one side, in their order."""
   found = splits.split(rows, share=share, **how)
-  assert sorted(found.train + found.held_out) == sorted(rows)  # complete, and none twice
+  assert sorted([*found.train, *found.held_out]) == sorted(rows)  # complete, and none twice
   for side in found[:2]:
     ids = {r.id for r in side}
     assert side == [r for r in rows if r.id in ids]

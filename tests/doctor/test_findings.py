@@ -381,7 +381,7 @@ def test_a_line_break_makes_no_other_text():
     row(text="hello  there you"),
     row(text="hello there, you"),
   ]
-  plain = [of_texts.plain(parts.content(one)) for one in same]
+  plain = [audit.key(parts.content(one)) for one in same]
   assert plain[0] == plain[1] != plain[2]
   pair = [row(text="a", text_pair="b c"), row(text="a b", text_pair="c")]
-  assert len({of_texts.plain(parts.content(one)) for one in pair}) == 2
+  assert len({audit.key(parts.content(one)) for one in pair}) == 2

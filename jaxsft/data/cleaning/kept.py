@@ -1,10 +1,11 @@
 """Which rows stay: by their length, their language, and whether they were met before."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxsft.data import nearest, read
+from jaxsft.data import nearest, read, spool
 from jaxsft.data.cleaning import fields, near, record, values
 from jaxsft.errors import JaxsftError, UsageError
 
@@ -13,20 +14,14 @@ EXTRA = "pip install 'jaxsft[clean]'"
 
 def kept(
   rows: Sequence[read.Row], task: Any, settings: Any, noted: record.Record
-) -> tuple[list[read.Row], list[str]]:
+) -> tuple[Sequence[read.Row], list[str]]:
   """(the rows that `settings`, a config's `clean` group, keeps; warnings), the first of equals.
 
   Raises JaxsftError if none is left.
   """
-  rows = list(rows)
-  language = _language(settings.language) if settings.language else None
-  stays = []
-  for row in rows:
-    why = _unfit(row, task, settings, language)
-    if why is None:
-      stays.append(row)
-    else:
-      noted.leave(why, row, _shown(row, task))
+  stays = rows
+  if (settings.language, settings.min_chars, settings.max_chars) != (None, None, None):
+    stays = spool.Spool(_fit(rows, task, settings, noted))
   stays, warnings = _unmet(stays, task, settings, noted)
   if rows and not stays:
     raise JaxsftError(
@@ -39,6 +34,17 @@ def kept(
 
 def _shown(row: read.Row, task: Any) -> str:
   return " | ".join(fields.texts(row.fields, task.TEXTS))
+
+
+def _fit(rows, task, settings, noted):
+  """The rows that stay, of what can be told of each alone."""
+  language = _language(settings.language) if settings.language else None
+  for row in rows:
+    why = _unfit(row, task, settings, language)
+    if why is None:
+      yield row
+    else:
+      noted.leave(why, row, _shown(row, task))
 
 
 def _unfit(row, task, settings, language) -> str | None:
@@ -73,30 +79,29 @@ def _language(wanted: str) -> Callable[[str], str]:
   return lambda text: str(langid.classify(text)[0])
 
 
-def _unmet(rows, task, settings, noted) -> tuple[list[read.Row], list[str]]:
+def _unmet(rows, task, settings, noted) -> tuple[Sequence[read.Row], list[str]]:
   """(rows without the duplicates of earlier ones, warnings)."""
   written = hasattr(task, "prompt")
   names = task.TEXTS if written else fields.asking(task)
   warnings: list[str] = []
 
   def without(rows, what, find_or_add):
-    """The rows for which find_or_add(row) finds no row that was added before."""
-    stays = []
+    """The rows for which find_or_add(row) finds nothing that was added before."""
     for row in rows:
       if find_or_add(row) is None:
-        stays.append(row)
+        yield row
       else:
         noted.leave(what, row, _shown(row, task))
-    return stays
 
   if settings.duplicates == "drop":
-    seen: dict[str, read.Row] = {}
+    seen: set[bytes] = set()
 
-    def first(row):
-      other = seen.setdefault(fields.exact(row.fields, task), row)
-      return None if other is row else other
+    def met(row):
+      known, own = len(seen), _digest(fields.exact(row.fields, task))
+      seen.add(own)
+      return own if len(seen) == known else None
 
-    rows = without(rows, "duplicates", first)
+    rows = spool.Spool(without(rows, "duplicates", met))
   if settings.duplicates == "drop" or settings.near_duplicates is not None:
     warnings = [] if written else _conflicts(rows, task, names)
   if settings.near_duplicates is not None:
@@ -107,8 +112,12 @@ def _unmet(rows, task, settings, noted) -> tuple[list[read.Row], list[str]]:
       value["apart"] = _apart(row, task)
       return index.find_or_add(value["text"], value, lambda other: _nearly(value, other))
 
-    rows = without(rows, "near duplicates", nearly)
+    rows = spool.Spool(without(rows, "near duplicates", nearly))
   return rows, warnings
+
+
+def _digest(text: str) -> bytes:
+  return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _apart(row: read.Row, task: Any) -> str:
@@ -136,12 +145,12 @@ def _answer(row: read.Row, task: Any) -> str:
 
 def _conflicts(rows, task, names) -> list[str]:
   """A warning of rows with the text of an earlier row and another answer."""
-  first: dict[str, read.Row] = {}
+  first: dict[bytes, int] = {}
   met = []
-  for row in rows:
-    other = first.setdefault(fields.folded(row.fields, names), row)
-    if other is not row and _answer(row, task) != _answer(other, task):
-      met.append(f"{row.id} and {other.id}")
+  for i, row in enumerate(rows):
+    k = first.setdefault(_digest(fields.folded(row.fields, names)), i)
+    if k != i and _answer(row, task) != _answer(rows[k], task):
+      met.append(f"{row.id} and {rows[k].id}")
   if not met:
     return []
   return [

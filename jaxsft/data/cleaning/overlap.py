@@ -1,10 +1,13 @@
 """Training rows that say again what is measured: held-out rows, and texts of benchmarks."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxsft.data import nearest, read, scripts
+import numpy as np
+
+from jaxsft.data import nearest, read, scripts, spool
 from jaxsft.data.cleaning import fields, near, record
 from jaxsft.errors import JaxsftError
 
@@ -15,7 +18,7 @@ def apart(
   task: Any,
   settings: Any,
   noted: record.Record,
-) -> tuple[list[read.Row], list[str]]:
+) -> tuple[Sequence[read.Row], list[str]]:
   """(the training rows that stay, warnings) by `settings.overlap`, of a config's `clean` group.
 
   A row overlaps that says what a held-out one says, case and spaces aside, or, where
@@ -32,17 +35,16 @@ def apart(
     for text, row in held.items():
       index.add(text, row)
   if settings.overlap == "warn" and index is None:
-    return list(train), []  # the report counts equal texts by itself
-  stays, met = [], []
-  for row in train:
+    return train, []  # the report counts equal texts by itself
+  met, stays = [], np.ones(len(train), bool)
+  for i, row in enumerate(train):
     text = key(row)
     other = held.get(text) or (index.find(text) if index else None)
-    if other is None:
-      stays.append(row)
-    else:
+    if other is not None:
+      stays[i] = False
       met.append((row, other))
   if settings.overlap == "warn":
-    return list(train), _nearly(met, key)
+    return train, _nearly(met, key)
   if met and settings.overlap == "error":
     row, other = met[0]
     raise JaxsftError(
@@ -51,7 +53,7 @@ def apart(
     )
   for row, _ in met:
     noted.leave("overlap with held-out rows", row, " | ".join(fields.texts(row.fields, names)))
-  return stays, []
+  return spool.Spool(itertools.compress(train, stays)), []
 
 
 def _nearly(met, key) -> list[str]:
@@ -70,7 +72,7 @@ def unknown_to(
   benchmarks: dict[str, list[str]],
   ngram: int,
   noted: record.Record,
-) -> tuple[list[read.Row], list[str]]:
+) -> tuple[Sequence[read.Row], list[str]]:
   """(training rows that share no run of `ngram` words with a benchmark, warnings).
 
   benchmarks: name -> its texts. Words are compared without case and punctuation, as in
@@ -90,15 +92,17 @@ def unknown_to(
         f"{short:,} of {len(texts):,} texts of {name} have fewer than {ngram} words and were "
         "not looked for (config.clean.ngram)"
       )
-  stays = []
-  for row in train:
-    said = [one for deep in (False, True) for one in fields.texts(row.fields, task.TEXTS, deep)]
-    found = _shared(said, ngram, known)
-    if found is None:
-      stays.append(row)
-    else:
-      noted.leave(f"{ngram} words in a row of {known[found]}", row, found)
-  return stays, warnings
+
+  def stays():
+    for row in train:
+      both = [fields.texts(row.fields, task.TEXTS, deep) for deep in (False, True)]
+      found = _shared([*both[0], *both[1]], ngram, known)
+      if found is None:
+        yield row
+      else:
+        noted.leave(f"{ngram} words in a row of {known[found]}", row, found)
+
+  return spool.Spool(stays()), warnings
 
 
 def _shared(texts: Sequence[str], ngram: int, known: dict[str, str]) -> str | None:
