@@ -34,14 +34,19 @@ def test_forms_side_by_side(model, tmp_path):
     {"conversations": [{"from": "human", "value": "no"}, {"from": "gpt", "value": "ok"}]},
     {"text": " "},
     {"prompt": "hi", "completion": "ok"},
+    {
+      "prompt": [{"role": "user", "content": "a bird"}],
+      "completion": [{"role": "assistant", "content": "tweet"}],
+    },
   ]
   data = tmp_path / "rows.jsonl"
   data.write_text("".join(json.dumps(row) + "\n" for row in rows))
   config = config_of(model, data)
   found = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
-  assert (found.rows.read, found.rows.left_out) == (7, {"empty text": 1})
+  assert (found.rows.read, found.rows.left_out) == (8, {"empty text": 1})
   report = preflight.report(found, config, {}, frozenset(), lambda update: 1.0)
   assert report.samples[0] == "t⟦he end.<|im_end|>⟧" and "⟦meow<|im_end|>⟧" in report.samples[1]
+  assert any("1 conversational prompt and completion" in line for line in report.lines())
   assert report.duplicates == {}  # no two rows say the same, whatever fields they have
   job = SimpleNamespace(config=config, data=found)
   asked = [text for text, *_ in finish.samples(job)]

@@ -171,7 +171,7 @@ KINDS = {
     two(cell),
     table(",", False),
     (("quoting", False),),
-    lambda line: line not in (b"", b"\r"),
+    lambda line: bool(line.strip(b"\r")),
     header=1,
   ),
   "text": Kind(

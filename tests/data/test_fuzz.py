@@ -195,6 +195,7 @@ def test_any_bytes(kind, settings):
 
   @settings
   @hypothesis.given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES)).map(b"".join))
+  @hypothesis.example(b"a\n\r\r")
   def holds(content):
     check(kind, content)
 

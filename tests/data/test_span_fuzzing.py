@@ -52,12 +52,14 @@ def cases(draw, name):
   """(messages, tools, settings of the context) for a stock template."""
   one, found = stock.STOCK[name], []
   if draw(st.booleans()):
-    found.append({"role": "system", "content": draw(contents)})
+    lead = draw(st.sampled_from(["system", "system", "developer"]))
+    found.append({"role": lead, "content": draw(contents)})
   called = False
   for _ in range(draw(st.integers(1, 4))):
     found.append({"role": "user", "content": draw(contents)})
     if one.tools and draw(st.integers(0, 3)) == 0:
-      found += [dict(stock.CALLED), {"role": "tool", "content": draw(contents)}]
+      result = draw(st.sampled_from(["tool", "tool", "function"]))
+      found += [dict(stock.CALLED), {"role": result, "content": draw(contents)}]
       called = True
     answer = {"role": "assistant", "content": draw(contents)}
     if one.thinking and draw(st.booleans()):
@@ -107,13 +109,16 @@ def trained(messages, options):
 
 
 def plain(messages):
-  return [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
+  """The messages as transformers gets them, with roles that templates know."""
+  names = {"developer": "system", "function": "tool"}
+  found = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
+  return [m | {"role": names.get(m["role"], m["role"])} for m in found]
 
 
 def candidates(messages, options):
   """[(messages, trained)] that an example may be of, in their order, cut or whole."""
   on = trained(messages, options)
-  lead = messages[: messages[0]["role"] == "system"]
+  lead = messages[: messages[0]["role"] in ("system", "developer")]
   ends = [i + 1 for i in on] if options["train_on"] == "each" else [len(messages)]
   groups = []
   for end in ends:
