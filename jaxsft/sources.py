@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxsft import tasks
+from jaxsft.config import mix_rules
 from jaxsft.config.cleaning import Clean
 from jaxsft.data import audit, augment, clean, fetch, forms, prompt, read, spool
 from jaxsft.data import split as splits
@@ -132,19 +133,23 @@ def read_data(data, task, key="data.path", cleaning=None):
   return Rows(train, held_out, count, left_out, split, changes, warnings, tuple(where))
 
 
-def as_part(data, name):
+def as_part(data, name, given=()):
   """The `data` keys by which a data set of a mixture is read.
 
-  name: None: none of them, rows beside the mixture. Raises UsageError for an unknown one, and
-  where the mixture does not say how such rows become what its model read.
+  name: None: none of them, rows beside the mixture. given: keys that are said otherwise. Raises
+  UsageError for an unknown one, and where the mixture does not say how such rows become what
+  its model read.
   """
   mix = data.mix or {}
   if name is None:
-    if data.prompt is None and (own := [name for name, part in mix.items() if part.prompt]):
-      raise UsageError(
-        f"--part: missing; config.data.mix.{own[0]}.prompt makes the texts of one of the data "
-        f"sets {', '.join(mix)}: say which of them --data is like, or set config.data.prompt"
-      )
+    for own, part in mix.items():
+      for key in mix_rules.own_reading(data, part):
+        if key not in ("keep", *given):  # every row is answered
+          raise UsageError(
+            f"--part: missing; config.data.mix.{own}.{key} says how one of the data sets "
+            f"{', '.join(mix)} is read: say which of them --data is like, or set "
+            f"config.data.{key}, {mix_rules.BESIDE[key]}"
+          )
     return data
   if name not in mix:
     raise UsageError(f"--part={name}: config.data.mix has no such data set{near(name, mix)}")

@@ -17,7 +17,8 @@ def rows_of(flags, config):
   Raises UsageError where --out is one of their files.
   """
   data = config_lib.Data() if config is None else config.data
-  data = sources.as_part(data, flags["part"])
+  given = ("columns",) if flags["columns"] else ()
+  data = sources.as_part(data, flags["part"], given)
   columns, kind = data.columns, dict[str, str | int]
   if flags["columns"]:
     columns = values.parse(flags["columns"], kind, "--columns")

@@ -23,7 +23,8 @@ import pytest
 
 # Files of more than half a minute come first: a long one at the end would keep one process busy
 # while the other has nothing left.
-LONG = ("contract/", "test_tpu", "models/", "families/", "generation/", "test_bad_inputs")
+LONG = ("contract/", "test_tpu", "models/", "families/", "generation/", "mixing/")
+LONG += ("test_bad_inputs",)
 
 
 def pytest_collection_modifyitems(items):

@@ -99,6 +99,21 @@ BAD = [
     {"data.mix.web.prompt": '{"text": "{{ a }}"}', "evaluate.sets": {"more": "x"}},
     "config.data.mix.web.prompt: rows of config.evaluate.sets and config.data.eval_path are",
   ),
+  (
+    {"data.mix.web.columns": '{"text": "t"}', "data.eval_path": "x", "data.split": "0"},
+    "data.mix.web.columns: rows of config.evaluate.sets and config.data.eval_path are read by "
+    "config.data.columns, which is None; set that too, to {} if",
+  ),
+  (
+    {"data.mix.own.keep": "a > 1", "evaluate.sets": {"more": "x"}},
+    "data.mix.own.keep: rows of config.evaluate.sets and config.data.eval_path are read by "
+    "config.data.keep, which is None; set that too, to 'True' if",
+  ),
+  (
+    {"data.mix.own.format": "tsv", "evaluate.sets": {"more": "x"}},
+    "data.mix.own.format: rows of config.evaluate.sets and config.data.eval_path are read by "
+    "config.data.format, which is 'auto'; set that too, to the format",
+  ),
   ({"evaluate.sets": {"own": "x"}}, "the name 'own' cannot stand"),
   (
     {"data.mix": TWO, "data.balance": "classes"},
@@ -130,6 +145,23 @@ def test_bad_settings(path, overrides, sentence):
   with pytest.raises(UsageError) as error:
     config_lib.load_config(path, overrides)
   assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("key", "own", "shared"),
+  [
+    ("columns", {"text": "t"}, {}),
+    ("prompt", {"text": "{{ t }}"}, {}),
+    ("keep", "a > 1", "True"),
+    ("format", "tsv", "jsonl"),
+  ],
+)
+def test_what_data_says_of_rows_beside_a_mixture(path, key, own, shared):
+  """Then a set may be read in its own way; and where nothing else is measured."""
+  changes = {f"data.mix.web.{key}": own}
+  config_lib.load_config(path, changes)
+  both = changes | {f"data.{key}": shared, "evaluate.sets": {"more": "x"}}
+  assert getattr(config_lib.load_config(path, both).data, key) == shared
 
 
 def test_a_mistyped_key_in_the_file(tmp_path):

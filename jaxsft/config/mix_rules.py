@@ -3,6 +3,23 @@
 import math
 import re
 
+BESIDE = {
+  "prompt": "to {} if their fields are ready",
+  "columns": "to {} if their columns are named like fields",
+  "format": "to the format of these rows",
+  "keep": "to 'True' if all of them count",
+}
+"""Keys by which a data set may be read in its own way -> what rows beside the mixture need."""
+
+
+def own_reading(data, part):
+  """The keys of BESIDE that a data set has for itself, where `data` says nothing of others."""
+  usual = type(data)()
+  for key in BESIDE:
+    mine, shared = getattr(part, key), getattr(data, key)
+    if mine and mine != shared and shared == getattr(usual, key):
+      yield key
+
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
@@ -59,11 +76,13 @@ def _parts(c):
       "letters, digits and + = - _, and none of config.evaluate.sets; rename the set",
     )
     measured = c.evaluate.sets or c.data.eval_path
-    yield (
-      bool(part.prompt and c.data.prompt is None and measured),
-      f"{key}.prompt: rows of config.evaluate.sets and config.data.eval_path are read by "
-      "config.data.prompt, which is None; set that too, to {} if their fields are ready",
-    )
+    for which in own_reading(c.data, part):
+      yield (
+        bool(measured),
+        f"{key}.{which}: rows of config.evaluate.sets and config.data.eval_path are read by "
+        f"config.data.{which}, which is {getattr(c.data, which)!r}; set that too, "
+        f"{BESIDE[which]}",
+      )
     yield not part.path, f"{key}.path: is empty; expected the rows to train on"
     for which in ("weight", "epochs", "loss_weight"):
       value = getattr(part, which)
