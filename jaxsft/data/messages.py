@@ -10,6 +10,8 @@ LEADS = ("system", "developer")
 """Roles of what is said to the model before any question."""
 OLDER = {"function": "tool"}
 """OpenAI's older name of a role -> the one that templates know."""
+SETTINGS = "chat_template_kwargs"
+"""TRL's field with what a template is told beside a row's messages."""
 UNKNOWN = "\ufdd0"  # in the place of an answer; a noncharacter, which occurs in no text
 ANSWERS = {"prompt": "completion", "instruction": "output"}
 """Field that asks -> the field of its answer, which a row to be answered may lack."""
@@ -73,6 +75,13 @@ def answered(fields):
 
 def checked(fields, on_tools=True):
   """The messages of a row in any form but text, each with a boolean "train"."""
+  if fields.get(SETTINGS):
+    raise JaxsftError(
+      f"the row has the field {SETTINGS!r} ({forms.shown(fields[SETTINGS])}), but one template "
+      "writes all rows alike; write what it should say into a template of your own "
+      "(config.data.chat_template), and give the field another name with "
+      f"config.data.columns={{'unused': '{SETTINGS}'}}"
+    )
   messages = [_message(here, message, on_tools) for here, message in forms.turns(fields)]
   return _with_system(forms.system(fields), messages)
 

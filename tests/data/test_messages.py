@@ -164,6 +164,13 @@ def test_what_no_template_writes_is_refused():
   assert trained([USER, ANSWER | {"refusal": None}]) == [1]
 
 
+def test_settings_of_the_template_in_a_row_are_refused():
+  row = {"messages": [USER, ANSWER]}
+  with pytest.raises(JaxsftError, match=r"'chat_template_kwargs' \(.*enable_thinking.*'unused'"):
+    conversations.conversation(row | {"chat_template_kwargs": {"enable_thinking": False}})
+  assert conversations.conversation(row | {"chat_template_kwargs": None})
+
+
 def test_calls_of_functions_are_calls_of_tools():
   """OpenAI's form before tools."""
   call = {"name": "f", "arguments": '{"x": 1}'}
