@@ -166,7 +166,7 @@ def test_what_no_template_writes_is_refused():
 
 def test_settings_of_the_template_in_a_row_are_refused():
   row = {"messages": [USER, ANSWER]}
-  with pytest.raises(JaxsftError, match=r"'chat_template_kwargs' \(.*enable_thinking.*'unused'"):
+  with pytest.raises(JaxsftError, match=r"'chat_template_kwargs' .*thinking.*'unused'"):
     conversations.conversation(row | {"chat_template_kwargs": {"enable_thinking": False}})
   assert conversations.conversation(row | {"chat_template_kwargs": None})
 
