@@ -69,12 +69,12 @@ def augmented(rows, task, settings, seed):
   if not settings.copies:
     return rows
   noted, make = record.Record(), augment.copier(settings, seed)
-  taken = {row.id for row in (*rows.train, *rows.held_out)}
+  taken = {row.id for row in itertools.chain(rows.train, rows.held_out)}
   translated = _translated(rows.train, task, settings.back_translation, noted)
   made = augment.copies(rows.train, task, make, taken, noted, translated)
-  changes = (*rows.changes, *noted.changes())
   train = spool.Spool(itertools.chain(rows.train, made))
-  return rows._replace(train=train, changes=changes, copies=len(made))
+  changes, count = (*rows.changes, *noted.changes()), len(train) - len(rows.train)
+  return rows._replace(train=train, changes=changes, copies=count)
 
 
 def _translated(rows, task, models, noted):
@@ -83,11 +83,10 @@ def _translated(rows, task, models, noted):
     return {}
   from jaxsft import back_translation  # which uses all that reads rows
 
-  by_row = [(row, augment.texts(row, task)) for row in rows]
-  texts = [one for _, found in by_row for one in found]
-  translated, lost = back_translation.translated(texts, models)
-  for row, found in by_row:
-    for one in found:
+  distinct = dict.fromkeys(one for row in rows for one in augment.texts(row, task))
+  translated, lost = back_translation.translated(list(distinct), models)
+  for row in rows if lost else ():
+    for one in augment.texts(row, task):
       if one in lost:
         noted.add(f"not translated: {lost[one]}", row, one)
   return translated

@@ -8,7 +8,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,13 +55,13 @@ def copies(
   taken: set[str],
   noted: record.Record,
   translated: Mapping[str, str] | None = None,
-) -> list[read.Row]:
-  """The copies of all rows, in their order; noted: how many there are, and of which none are.
+) -> Iterator[read.Row]:
+  """The copies of all rows, in their order, made as they are read; noted: how many there are,
+  and of which none are.
 
   taken: ids of all rows, which a copy must not have. translated: text -> what copies begin
   with in its place. Raises JaxsftError for an id that is taken.
   """
-  made: list[read.Row] = []
   for row in map(fields.plain, rows):
     seen = [row.fields | _starts(row, task)]  # to be joined is no change
     for number in range(1, make.settings.copies + 1):
@@ -78,11 +78,10 @@ def copies(
         continue
       seen.append(new)
       where = f"{row.where} (copy {number})"
-      made.append(row._replace(id=id, where=where, fields=new))
       noted.add(
         "copies made by augmentation", row, *(_shown(f, task) for f in (row.fields, new))
       )
-  return made
+      yield row._replace(id=id, where=where, fields=new)
 
 
 def texts(row: read.Row, task: Any) -> list[str]:

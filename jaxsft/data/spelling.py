@@ -33,8 +33,8 @@ def label_names(rows: Sequence[Row], own: tuple[str, ...] = ()) -> tuple[str, ..
   Else every type of entity has all tags of its scheme, so that any entity of it can be said.
   Raises JaxsftError for tags that are no names, or of which some fit no scheme.
   """
-  tagged = [row for row in (settled(rows, own) if own else rows) if _has_tags(row)]
-  found = [_tags(row) for row in tagged]
+  spelt = settled(rows, own) if own else rows
+  found = [_tags(row) for row in spelt if _has_tags(row)]
   flat = {tag for tags in found for tag in tags}
   if numbers := sorted(tag for tag in flat if isinstance(tag, int)):
     raise JaxsftError(
@@ -44,7 +44,7 @@ def label_names(rows: Sequence[Row], own: tuple[str, ...] = ()) -> tuple[str, ..
   kinds = {entity.label for row in rows for entity in _entities(row)}
   if own and flat <= set(own) and kinds <= types(own):
     return own
-  scheme_here = _scheme_of(tagged, found) if flat else "IOB2"
+  scheme_here = _scheme_of(filter(_has_tags, spelt), found) if flat else "IOB2"
   if scheme_here == "plain" and kinds:
     raise JaxsftError(
       f"some training rows have entities, others tags without a scheme, such as {min(flat)!r}; "
@@ -76,7 +76,7 @@ def settled(rows: Sequence[Row], labels: tuple[str, ...]) -> Sequence[Row]:
   found = {n: _named(row, labels) for n, row in enumerate(rows) if _has_tags(row)}
   target = scheme(labels)
   if target != "plain" and any(found.values()):
-    own = _scheme_of([rows[n] for n in found], list(found.values()))
+    own = _scheme_of((rows[n] for n in found), list(found.values()))
     if own not in (target, "plain"):
       found = {n: tagging.convert(tags, own, target) for n, tags in found.items()}
   respelt = lambda row, tags: row._replace(fields=row.fields | {"tags": tags})

@@ -31,7 +31,7 @@ class Spool(Sequence[Row]):
 
   Up to MEMORY bytes lie in memory, more in a file without a name below the cache directory,
   which ends with the spool. A row with a value that MessagePack does not give back as it was
-  (a tuple, an array, a date) stays an object. What is changed in a row that was asked for
+  (a tuple, an array, a date) stays an object; what is changed in another that was asked for
   changes no row here. Raises JaxsftError where the disk is full.
   """
 

@@ -47,13 +47,14 @@ def lengths(part, prepared):
 def of_parts(part, prepared):
   """{data set of a mixture: {"rows", "examples", "histogram", "labels"}}; {} where none is."""
   store, found = part.store, {}
-  members = np.array([row.part for row in part.rows])[np.asarray(store.values["row"])]
+  sets = np.array([row.part for row in part.rows])
+  members = sets[np.asarray(store.values["row"])]
   lengths = np.asarray(store.lengths).reshape(len(store), -1).sum(1)
-  for name in filter(None, dict.fromkeys(row.part for row in part.rows)):
+  for name in filter(None, dict.fromkeys(sets.tolist())):
     own = np.flatnonzero(members == name)
     if len(own):
       found[name] = {
-        "rows": sum(row.part == name for row in part.rows),
+        "rows": int(np.sum(sets == name)),
         "examples": len(own),
         "histogram": histogram(lengths[own], None),
         "labels": _labels(store, own, prepared.context),

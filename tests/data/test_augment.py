@@ -34,7 +34,7 @@ def copies(task, *rows, seed=0, **changes):
   noted = record.Record()
   make = augment.copier(Augment(**({"copies": 1} | changes)), seed)
   taken = {one.id for one in rows}
-  return augment.copies(rows, task, make, taken, noted), noted.changes()
+  return list(augment.copies(rows, task, make, taken, noted)), noted.changes()
 
 
 LONG = " ".join(f"w{i}" for i in range(1000))

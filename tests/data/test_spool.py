@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import gc
 import threading
 
 import numpy as np
@@ -9,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsft.data import spool
+from jaxsft import sources, tasks
+from jaxsft.config import Augment, Clean
+from jaxsft.data import clean, spelling, split, spool
+from jaxsft.data.cleaning import fields, kept, overlap, record
 from jaxsft.data.read import Row
 from jaxsft.errors import JaxsftError
+
+CLASSIFY = tasks.TASKS["classify"]
+DROP = Clean(duplicates="drop", overlap="drop", min_chars=1)
 
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.binary()
@@ -122,3 +129,57 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
   monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda **_: Full())
   with pytest.raises(JaxsftError, match=r"cannot keep rows .*: the disk is full; free some"):
     spool.Spool([row(1)])
+
+
+class Watched(spool.Spool):
+  """Rows that count, while they are read, how many rows lie in memory as objects."""
+
+  most = 0
+
+  def __iter__(self):
+    for n, one in enumerate(super().__iter__()):
+      if n % 400 == 399:
+        Watched.most = max(Watched.most, sum(type(o) is Row for o in gc.get_objects()))
+      yield one
+
+
+def labelled(count, task):
+  tagged = {"tokens": ["a", "b"], "tags": ["O", "B-X"]}
+  for n in range(count):
+    more = {"label": f"l{n % 3}"} if task == "classify" else tagged
+    yield row(n, text=f"text {n} of many words, all of them in a row", **more)
+
+
+READ = {"keep": None, "labels": None, "label_type": "single", "separator": ",", "limit": None}
+READ["task_fields"] = ("text", "label")
+STAGES = {
+  "labels": lambda rows, _: clean.label_names(rows),
+  "cleaned": lambda rows, _: clean.clean(rows, **READ).rows,
+  "split": lambda rows, _: split.split(rows, share=0.3, stratify=True),
+  "kept": lambda rows, _: kept.kept(rows, CLASSIFY, DROP, record.Record()),
+  "apart": lambda rows, others: overlap.apart(rows, others, CLASSIFY, DROP, record.Record()),
+  "private": lambda rows, _: spool.Spool(
+    fields.without_private(rows, CLASSIFY, (), {"secrets": "drop"}, record.Record())
+  ),
+  "augmented": lambda rows, others: sources.augmented(
+    sources.Rows(rows, others, 0, {}),
+    CLASSIFY,
+    Augment(copies=1, templates=("{{ text }}!",)),
+    0,
+  ),
+  "tags": lambda rows, _: spelling.label_names(rows, ("B-X", "I-X", "O")),
+  "respelt": lambda rows, _: spelling.settled(rows, ("U-X", "B-X", "I-X", "L-X", "O")),
+}
+
+
+@pytest.mark.parametrize("what", STAGES)
+def test_no_stage_holds_rows_as_objects(tmp_path, monkeypatch, what):
+  monkeypatch.setenv("JAXSFT_CACHE", str(tmp_path))
+  task = "tag" if what in ("tags", "respelt") else "classify"
+  rows, others = Watched(labelled(1000, task)), Watched(labelled(1000, task))
+  gc.collect()
+  monkeypatch.setattr(Watched, "most", 0)
+  found = STAGES[what](rows, others)
+  assert found is not None
+  assert 0 < Watched.most < 2.5 * spool.BLOCK  # those that are read at once
+  assert sum(type(one) is Row for one in gc.get_objects()) < 2.5 * spool.BLOCK

@@ -5,6 +5,7 @@ starts of `answers`, and the tags of tokens of which nothing is left. What is pr
 for, and hidden, "deep": in calls of tools, in their descriptions, and in JSON too.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -29,11 +30,7 @@ def texts(fields: dict[str, Any], names: Sequence[str], deep: bool = False) -> l
   has it.
   """
   found: list[str] = []
-
-  def look(one: str) -> str:
-    found.append(one)
-    return one
-
+  look = lambda one: found.append(one) or one
   for name in names:
     _mapped(name, values.plain(fields.get(name)), look, deep)
   return found
@@ -232,6 +229,11 @@ def folded(fields: dict[str, Any], names: Sequence[str]) -> str:
   """What two rows say alike: speakers, texts and calls of tools, case and spaces aside."""
   found = [one for name in names for one in values.spoken(values.plain(fields.get(name)))]
   return "\x1f".join(" ".join(one.casefold().split()) for one in found)
+
+
+def digest(text: str) -> bytes:
+  """16 bytes that stand for a text."""
+  return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def prompt(asked: Any, steps: Sequence[str]) -> Any:

@@ -1,6 +1,5 @@
 """Which rows stay: by their length, their language, and whether they were met before."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,7 +96,7 @@ def _unmet(rows, task, settings, noted) -> tuple[Sequence[read.Row], list[str]]:
     seen: set[bytes] = set()
 
     def met(row):
-      known, own = len(seen), _digest(fields.exact(row.fields, task))
+      known, own = len(seen), fields.digest(fields.exact(row.fields, task))
       seen.add(own)
       return own if len(seen) == known else None
 
@@ -108,16 +107,13 @@ def _unmet(rows, task, settings, noted) -> tuple[Sequence[read.Row], list[str]]:
     index = near.Index(settings.near_duplicates)
 
     def nearly(row):
-      value = {"text": fields.folded(row.fields, names), "answer": _answer(row, task)}
-      value["apart"] = _apart(row, task)
-      return index.find_or_add(value["text"], value, lambda other: _nearly(value, other))
+      text = fields.folded(row.fields, names)
+      said = {"text": text, "answer": _answer(row, task), "apart": _apart(row, task)}
+      value = {what: fields.digest(one) for what, one in said.items()}
+      return index.find_or_add(text, value, lambda other: _nearly(value, other))
 
     rows = spool.Spool(without(rows, "near duplicates", nearly))
   return rows, warnings
-
-
-def _digest(text: str) -> bytes:
-  return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _apart(row: read.Row, task: Any) -> str:
@@ -127,7 +123,7 @@ def _apart(row: read.Row, task: Any) -> str:
   return json.dumps([*shared, fields.folded(row.fields, question)], default=repr)
 
 
-def _nearly(one: dict[str, str], other: dict[str, str]) -> bool:
+def _nearly(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
   """Whether rows whose texts nearly equal one another may be duplicates: not those that say the
   same and answer otherwise.
   """
@@ -148,7 +144,7 @@ def _conflicts(rows, task, names) -> list[str]:
   first: dict[bytes, int] = {}
   met = []
   for i, row in enumerate(rows):
-    k = first.setdefault(_digest(fields.folded(row.fields, names)), i)
+    k = first.setdefault(fields.digest(fields.folded(row.fields, names)), i)
     if k != i and _answer(row, task) != _answer(rows[k], task):
       met.append(f"{row.id} and {rows[k].id}")
   if not met:

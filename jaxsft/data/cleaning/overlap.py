@@ -1,15 +1,15 @@
 """Training rows that say again what is measured: held-out rows, and texts of benchmarks."""
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxsft.data import nearest, read, scripts, spool
 from jaxsft.data.cleaning import fields, near, record
 from jaxsft.errors import JaxsftError
+
+SHOWN = 3
+"""Pairs of rows that a warning names."""
 
 
 def apart(
@@ -24,46 +24,45 @@ def apart(
   A row overlaps that says what a held-out one says, case and spaces aside, or, where
   `settings.near_duplicates` is set, nearly so. Raises JaxsftError where that is an "error".
   """
+  if settings.overlap == "warn" and settings.near_duplicates is None:
+    return train, []  # the report counts equal texts by itself
   names = fields.asking(task) or task.TEXTS
   key = lambda row: fields.folded(row.fields, names)
-  held: dict[str, read.Row] = {}
-  for row in held_out:
-    held.setdefault(key(row), row)
-  index = None
-  if settings.near_duplicates is not None:
-    index = near.Index(settings.near_duplicates)
-    for text, row in held.items():
-      index.add(text, row)
-  if settings.overlap == "warn" and index is None:
-    return train, []  # the report counts equal texts by itself
-  met, stays = [], np.ones(len(train), bool)
+  index = None if settings.near_duplicates is None else near.Index(settings.near_duplicates)
+  held: dict[bytes, int] = {}
+  for i, row in enumerate(held_out):
+    text = key(row)
+    if held.setdefault(fields.digest(text), i) == i and index is not None:
+      index.add(text, i)
+  met, nearly = {}, []  # {training row: held-out row}, and those of which that is nearly so
   for i, row in enumerate(train):
     text = key(row)
-    other = held.get(text) or (index.find(text) if index else None)
+    other = held.get(fields.digest(text))
+    if other is None and index is not None:
+      other = index.find(text)
+      nearly += [] if other is None else [i]
     if other is not None:
-      stays[i] = False
-      met.append((row, other))
+      met[i] = other
   if settings.overlap == "warn":
-    return train, _nearly(met, key)
+    pairs = [f"{train[i].id} and {held_out[met[i]].id}" for i in nearly[:SHOWN]]
+    said = f"{len(nearly):,} training rows nearly equal held-out rows: "
+    return train, [said + nearest.some(pairs, len(nearly))] if nearly else []
   if met and settings.overlap == "error":
-    row, other = met[0]
+    i = min(met)
     raise JaxsftError(
-      f"{len(met)} training rows are held out too, or nearly so: {row.where} and "
-      f"{other.where}; remove them, or set config.clean.overlap to 'drop' or 'warn'"
+      f"{len(met)} training rows are held out too, or nearly so: {train[i].where} and "
+      f"{held_out[met[i]].where}; remove them, or set config.clean.overlap to 'drop' or 'warn'"
     )
-  for row, _ in met:
-    noted.leave("overlap with held-out rows", row, " | ".join(fields.texts(row.fields, names)))
-  return spool.Spool(itertools.compress(train, stays)), []
 
+  def stays() -> Iterator[read.Row]:
+    for i, row in enumerate(train):
+      if i not in met:
+        yield row
+        continue
+      said = " | ".join(fields.texts(row.fields, names))
+      noted.leave("overlap with held-out rows", row, said)
 
-def _nearly(met, key) -> list[str]:
-  """A warning of the training rows that nearly equal held-out rows."""
-  near_ones = [f"{row.id} and {other.id}" for row, other in met if key(row) != key(other)]
-  if not near_ones:
-    return []
-  return [
-    f"{len(near_ones):,} training rows nearly equal held-out rows: {nearest.some(near_ones)}"
-  ]
+  return spool.Spool(stays()), []
 
 
 def unknown_to(

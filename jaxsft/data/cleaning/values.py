@@ -137,11 +137,7 @@ def spoken(value: Any) -> list[str]:
   if isinstance(value, dict):
     speaker = value.get("role", value.get("from"))
     found += [speaker] if isinstance(speaker, str) else []
-
-  def look(one: str) -> str:
-    found.append(one)
-    return one
-
+  look = lambda one: found.append(one) or one
   mapped(value, look)
   if isinstance(value, dict):
     calls = value.get("tool_calls") or []
