@@ -117,10 +117,20 @@ def _unmet(rows, task, settings, noted) -> tuple[Sequence[read.Row], list[str]]:
 
 
 def _apart(row: read.Row, task: Any) -> str:
-  """What rows must share, whatever else they do: the label, the tools, the question."""
-  shared = [values.plain(row.fields.get(name)) for name in ("label", fields.TOOLS)]
-  question = ("question",) if "question" in task.TEXTS else ()
+  """What rows must share, whatever else they do, of what the task reads: the label, the tools,
+  the question.
+  """
+  there = fields.searched(task)
+  tools = values.plain(row.fields.get(fields.TOOLS)) if fields.TOOLS in there else None
+  question = ("question",) if "question" in there else ()
+  shared = [_labels(row, task), tools]
   return json.dumps([*shared, fields.folded(row.fields, question)], default=repr)
+
+
+def _labels(row: read.Row, task: Any) -> Any:
+  """The label of a row, or its labels in one order; None where the task has none."""
+  found = values.plain(row.fields.get("label")) if "label" in task.GOLD else None
+  return sorted(found) if isinstance(found, list) else found
 
 
 def _nearly(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
@@ -134,9 +144,7 @@ def _nearly(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
 def _answer(row: read.Row, task: Any) -> str:
   """The answer of a row as text; the order of labels does not count."""
   found = {name: values.plain(row.fields.get(name)) for name in task.GOLD}
-  if isinstance(found.get("label"), list):
-    found["label"] = sorted(found["label"])
-  return json.dumps(found, default=repr)
+  return json.dumps(found | {"label": _labels(row, task)}, default=repr)
 
 
 def _conflicts(rows, task, names) -> list[str]:

@@ -153,3 +153,18 @@ def test_near_duplicates_of_rows(tmp_path):
   found = read_data(tmp_path, rows[:3], cleaning=Clean(near_duplicates=0.7))
   assert [r.id for r in found.train] == ["rows.jsonl:1", "rows.jsonl:2"]
   assert found.left_out == {"near duplicates": 1}
+
+
+def test_near_duplicates_are_kept_apart_only_by_what_the_task_reads(tmp_path):
+  asked = "a b c d e f g h i j"
+  rows = [{"text": asked, "label": ["x", "y"]}, {"text": f"{asked} k", "label": ["y", "x"]}]
+  rows += [{"text": f"{asked} l", "label": ["x"]}]
+  found = read_data(
+    tmp_path, rows, cleaning=Clean(near_duplicates=0.7), label_type="multi"
+  ).train
+  assert [r.fields["label"] for r in found] == [["x", "y"], ["x"]]
+  rows = [
+    {"source": asked, "target": "t", name: i} for name in ("label", "tools") for i in "12"
+  ]
+  rows = [row | {"source": f"{asked} {i}"} for i, row in enumerate(rows)]
+  assert kept_ids(tmp_path, rows, "seq2seq", near_duplicates=0.5)[0] == [1]
