@@ -13,7 +13,7 @@ import pytest
 
 from jaxsft import families, models
 from jaxsft.generation import frames
-from tests.families import compare, record, torch_encoder_decoders
+from tests.families import compare, record, torch_encoder_decoders, torch_same
 from tests.families import encoder_decoder_configs as configs
 from tests.generation import continued
 
@@ -100,10 +100,11 @@ def test_an_export_is_read_by_torch(oracle, case, tmp_path):
   assert module.architecture(out) == network.arch
   mine, *_ = torch_encoder_decoders.opened(directory(case), module)
   theirs, *_ = torch_encoder_decoders.opened(tmp_path, module)
+  torch_same.same_weights(torch, mine, theirs)
   run = torch_encoder_decoders.run
   with torch.no_grad():
     for (*_, a), (*_, b) in zip(run(torch, mine, rows), run(torch, theirs, rows), strict=True):
-      np.testing.assert_array_equal(a, b)
+      torch_same.same_outputs(a, b)
 
 
 SOURCES = [[5, 9, 4, 30, 8, 1], [7, 1], [44, 12, 3, 29, 51, 6, 33, 18, 20, 2, 1]]
@@ -183,4 +184,5 @@ def test_heads_are_those_of_torch(oracle, case, kind, tmp_path):
   assert np.abs(expected).max() > 0.05
   torch_encoder_decoders.write(tmp_path, case, network, params)
   again, *_ = torch_encoder_decoders.opened(tmp_path, module, kind)
-  np.testing.assert_array_equal(theirs(again), expected)
+  torch_same.same_weights(torch, model, again)
+  torch_same.same_outputs(expected, theirs(again))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.families import encoder_configs, record, torch_encoders
+from tests.families import encoder_configs, record, torch_encoders, torch_same
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of the time
 # What adds the same to the scores of all keys.
@@ -67,10 +67,11 @@ def parity(torch, directory, case, kind, learn):
   assert worst < 1e-4 and min(abs(out).max() for out in theirs) > 0.1
   torch_encoders.write(directory, network, params, module, config)
   again = type(model).from_pretrained(directory, attn_implementation="eager").eval()
+  torch_same.same_weights(torch, model, again)
   for old, (*_, new) in zip(
     theirs, torch_encoders.outputs(torch, again, network, batch), strict=True
   ):
-    np.testing.assert_array_equal(old.detach(), new.detach())
+    torch_same.same_outputs(old.detach(), new.detach())
   found = {"logits": worst}
   if learn:
     picked = [torch.tensor(part) for part in of_texts(network, pull)]

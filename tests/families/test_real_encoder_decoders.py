@@ -12,7 +12,7 @@ import pytest
 from jaxsft import export, pretrained
 from jaxsft.generation import batches
 from jaxsft.generation import prompts as reading
-from tests.families import record
+from tests.families import record, torch_same
 from tests.generation import continued
 
 pytestmark = pytest.mark.full
@@ -69,7 +69,8 @@ def test_logits_and_an_export(oracle, directory, model, tmp_path):
   given = batch(model.tokenizer, target)
   with jax.default_matmul_precision("highest"):
     ours = np.asarray(jax.jit(model.network.logits)(model.params, given))
-  expected = logits(oracle, torch_model(directory), given)
+  reference = torch_model(directory)
+  expected = logits(oracle, reference, given)
   difference = float(np.abs(ours - expected).max())
   print(f"flan-t5-small: {difference:.1e} of {np.abs(expected).max():.0f}")
   record.parity("t5", "flan-t5-small", logits=difference)
@@ -77,8 +78,9 @@ def test_logits_and_an_export(oracle, directory, model, tmp_path):
   export.save(model, tmp_path / "export")
   config = json.loads((tmp_path / "export/config.json").read_text())
   assert config["tie_word_embeddings"] is False
-  again = logits(oracle, torch_model(tmp_path / "export"), given)
-  np.testing.assert_array_equal(again, expected)
+  again = torch_model(tmp_path / "export")
+  torch_same.same_weights(oracle, reference, again)
+  torch_same.same_outputs(expected, logits(oracle, again, given))
 
 
 def test_text(oracle, directory, model):
