@@ -140,10 +140,13 @@ def text(fields: Mapping[str, Any]) -> str:
 
 
 def system(fields: Mapping[str, Any]) -> str | None:
-  """The system prompt of a row's own field; None: there is none, or the form has no such."""
-  found = fields.get("system") if form(fields) in ("sharegpt", "alpaca") else None
+  """The system prompt of a row's own field; None: there is none, or the row is plain text."""
+  found = None if form(fields) == "text" else fields.get("system")
   if found is not None and not isinstance(found, str):
-    raise JaxsftError(f"system is {shown(found)}, expected text; correct the row")
+    raise JaxsftError(
+      f"system is {shown(found)}, expected text; correct the row, or give the column another "
+      "name with config.data.columns={'unused': 'system'}"
+    )
   return found if found and found.strip() else None
 
 

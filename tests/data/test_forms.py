@@ -67,6 +67,23 @@ CHATS = {
     {"conversations": [HUMAN, GPT], "system": "Be kind."},
     [system("Be kind."), user("Hi"), assistant("Yes")],
   ),
+  "messages with a system field": (
+    {"messages": [{"role": role, "content": "Hi"} for role in ("user", "assistant")]}
+    | {"system": "Be kind."},
+    [system("Be kind."), user("Hi"), assistant("Hi")],
+  ),
+  "prompt and completion with a system field": (
+    {"prompt": "Hi", "completion": "Yes", "system": "Be kind."},
+    [system("Be kind."), user("Hi"), assistant("Yes")],
+  ),
+  "prompt and completion as conversations with a system field": (
+    {
+      "prompt": [{"role": "user", "content": "Hi"}],
+      "completion": [{"role": "assistant", "content": "Yes"}],
+      "system": "Be kind.",
+    },
+    [system("Be kind."), user("Hi"), assistant("Yes")],
+  ),
   "sharegpt that says its system": (
     {"conversations": [SAYS_SYSTEM, HUMAN, GPT], "system": None},
     [system("Be kind."), user("Hi"), assistant("Yes")],
@@ -100,7 +117,7 @@ CHATS = {
     ],
   ),
   "prompt and completion": (
-    {"prompt": "Hi", "completion": "Yes", "system": "a column"},
+    {"prompt": "Hi", "completion": "Yes", "systems": "a column"},
     [user("Hi"), assistant("Yes")],
   ),
   "messages beside their prompt": (
@@ -128,8 +145,9 @@ def test_forms_are_told_apart_and_counted():
   assert counted == {
     "alpaca": 7,
     "sharegpt": 7,
-    "prompt and completion": 1,
-    "messages": 1,
+    "prompt and completion": 2,
+    "conversational prompt and completion": 1,
+    "messages": 2,
     "text": 2,
   }
 
