@@ -71,7 +71,9 @@ def test_logits_and_an_export(oracle, directory, model, tmp_path):
     ours = np.asarray(jax.jit(model.network.logits)(model.params, given))
   reference = torch_model(directory)
   expected = logits(oracle, reference, given)
-  difference = float(np.abs(ours - expected).max())
+  # At logits of 65 torch's own rounding is half of what is allowed: float64 has none.
+  exact = logits(oracle, torch_model(directory).double(), given)
+  difference = float(np.abs(ours - exact).max())
   print(f"flan-t5-small: {difference:.1e} of {np.abs(expected).max():.0f}")
   record.parity("t5", "flan-t5-small", logits=difference)
   assert difference < 1e-4
