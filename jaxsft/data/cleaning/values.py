@@ -11,6 +11,8 @@ from jaxsft.data import forms, spans
 
 SAID = ("content", "value", *spans.THOUGHTS)
 """Keys of a message that hold text."""
+NAMED = ("name", "tool_call_id")
+"""Keys of a message that hold names, which templates may write."""
 LEAF = re.compile(r'"(?:[^"\\]|\\.)*"(?P<name>\s*:)?|-?[0-9][0-9.eE+-]*')
 """A name, a text or a number of a JSON text."""
 
@@ -36,8 +38,8 @@ def plain(value: Any) -> Any:
 def mapped(value: Any, function: Function, deep: bool = False) -> Any:
   """A plain value with every text in it replaced.
 
-  deep: also what calls of tools give as arguments, and what a text that is JSON holds, each as
-  `inside` has it.
+  deep: also names, and what calls of tools give as arguments and a text that is JSON holds, each
+  as `inside` has it.
   """
   if isinstance(value, str):
     return _text(value, function) if deep else function(value)
@@ -49,6 +51,7 @@ def mapped(value: Any, function: Function, deep: bool = False) -> Any:
   said = [key for key in SAID if key in value and not (calls and key == "value")]
   if value.get("type") == "text" and "text" in value:  # a part of a message's content
     said.append("text")
+  said += [key for key in NAMED if deep and key in value]
   found = {key: mapped(value[key], function, deep) for key in said}
   if deep and calls and "value" in value:
     found["value"] = inside(value["value"], function)

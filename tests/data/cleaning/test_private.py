@@ -212,6 +212,7 @@ PLACES = {
   "bare call": {"messages": [ASK, {"role": "assistant", "tool_calls": [
     {"name": "f", "arguments": {"a": [KEY]}}]}]},
   "thoughts": {"messages": [ASK, {"role": "assistant", "content": "b", "thinking": KEY}]},
+  "name": {"messages": [ASK | {"name": KEY}, {"role": "assistant", "content": "b"}]},
   "reasoning": {"messages": [ASK, {"role": "assistant", "content": "b", "reasoning": KEY}]},
   "result": {"messages": [{"role": "tool", "content": json.dumps({"key": KEY})}]},
   "typed result": {"messages": [{"role": "tool", "content": [{"type": "text", "text": KEY}]}]},
