@@ -55,10 +55,10 @@ def test_it_is_written_as_on_that_day(on_the_day, name, asks):
 
 
 def test_every_directive(on_the_day):
-  for directive in template_date.DIRECTIVES:
-    for pad in ("", "-"):
-      template = f"{{{{ strftime_now('%{pad}{directive}') }}}}"
-      assert written(template_date.dated(template, DAY)) == written(template), template
+  every = [f"%{pad}{d}" for d in template_date.DIRECTIVES for pad in ("", "-")]
+  template = "\x1f".join(f"{one} {{{{ strftime_now('{one}') }}}}" for one in every)
+  found = written(template_date.dated(template, DAY)).split("\x1f")
+  assert found == written(template).split("\x1f") and len(found) == len(every)
 
 
 def test_today_changes_nothing():
