@@ -38,8 +38,8 @@ def plain(value: Any) -> Any:
 def mapped(value: Any, function: Function, deep: bool = False) -> Any:
   """A plain value with every text in it replaced.
 
-  deep: also names, and what calls of tools give as arguments and a text that is JSON holds, each
-  as `inside` has it.
+  deep: also names, what calls of tools give as arguments, and what a text that is JSON holds,
+  each as `inside` has it.
   """
   if isinstance(value, str):
     return _text(value, function) if deep else function(value)
