@@ -6,7 +6,6 @@ of the libraries, and the text. Several processes of a run only read it: one alo
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import jax
 
 from jaxsft import agreement, encoding, predict, pretrained
 from jaxsft.data import fetch, read
-from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.errors import JaxsftError, UsageError, is_full
 
 BATCH = 16
 BLOCK = 256
@@ -137,8 +136,7 @@ def _keep(file, known):
     temporary.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
     os.replace(temporary, file)
   except OSError as error:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    what = "the disk is full" if full else error.strerror
+    what = "the disk is full" if is_full(error) else error.strerror
     raise JaxsftError(
       f"{KEY}: the translations cannot be kept in {file.parent}: {what}; free some space there "
       "or set JAXSFT_CACHE to another directory"

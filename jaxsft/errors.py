@@ -4,6 +4,8 @@ Every message says what was found, where (file:line, tensor name, config key), w
 expected and what to change. A verb prints it without a traceback (`command.run`).
 """
 
+import errno
+
 
 class JaxsftError(Exception):
   """The run cannot go on; the message is a sentence for the user."""
@@ -21,3 +23,8 @@ class Preempted(JaxsftError):
   """The process was asked to stop (SIGTERM) and saved its state first."""
 
   exit_code = 3
+
+
+def is_full(error: Exception) -> bool:
+  """Whether an error says that there is no room: on the disk, in a quota, or in one file."""
+  return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

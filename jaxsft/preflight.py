@@ -15,9 +15,7 @@ def report(prepared, config, shapes, chosen, schedule):
   shapes: the network's parameter shapes; chosen: the paths that train.
   """
   train, plan = prepared.train, prepared.plan
-  sets = {
-    name: parts.described(part, prepared) for name, part in parts.examples_of(prepared).items()
-  }
+  sets = parts.all_described(prepared)
   found = findings.findings(prepared, config, sets)
   findings.refuse(found)
   leaves = tuple(

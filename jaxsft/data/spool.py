@@ -4,7 +4,6 @@ Each stage that reads, changes or leaves out rows hands on a `Spool`, which is r
 list: the rows of a file of gigabytes never lie in memory as objects.
 """
 
-import errno
 import os
 import tempfile
 import weakref
@@ -16,7 +15,7 @@ import msgpack
 
 from jaxsft.data import fetch
 from jaxsft.data.read import Row
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, is_full
 
 MEMORY = 1 << 25
 """Bytes of packed rows that stay in memory."""
@@ -125,10 +124,9 @@ class _Bytes:
       while left:
         left = left[self._file.write(left) :]
     except OSError as error:
-      full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+      why = "the disk is full" if is_full(error) else error.strerror
       raise JaxsftError(
-        f"cannot keep rows in a file under {directory}: "
-        f"{'the disk is full' if full else error.strerror}; free some space there or set "
+        f"cannot keep rows in a file under {directory}: {why}; free some space there or set "
         "JAXSFT_CACHE to another directory"
       ) from error
     self._written, self._memory = self.size, bytearray()

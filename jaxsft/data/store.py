@@ -13,7 +13,6 @@ A store is a directory named by the sha256 of its key, which lies beside the dat
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, is_full
 
 VERSION = 3
 """Of this builder; part of every key, so that a change here makes old stores unreachable."""
@@ -390,8 +389,7 @@ def _writing(directory) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    what = "the disk is full" if full else str(error)
+    what = "the disk is full" if is_full(error) else str(error)
     raise JaxsftError(
       f"cannot write the token store under {directory}: {what}; nothing half-written was "
       "kept; free some space there or set JAXSFT_CACHE to another directory"

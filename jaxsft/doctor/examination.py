@@ -28,13 +28,11 @@ def examine(config):
     raise
   except JaxsftError as error:
     return _graded(result, [found("unreadable", str(error))])
-  sets = {
-    name: parts.described(part, prepared) for name, part in parts.examples_of(prepared).items()
-  }
+  sets = parts.all_described(prepared)
   judged = suspects.search(prepared)
   all_found = findings.ranked([
     *findings.findings(prepared, config, sets),
-    *of_texts.near(prepared),
+    *of_texts.near(prepared, sets),
     *suspects.finding(judged),
   ])  # fmt: skip
   rows, plan = preflight.rows_of(prepared), preflight.plan_of(prepared, config)

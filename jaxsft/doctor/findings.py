@@ -30,11 +30,11 @@ TURNS = ("messages", "conversations", "prompt")
 def findings(prepared, config, described=None) -> list[Finding]:
   """All that is found of a `prepare.Prepared` and its config, the gravest first.
 
-  described: {set: audit.Examples} of parts.described, where it is at hand.
+  described: parts.all_described, where it is at hand.
   """
   examples = parts.examples_of(prepared)
   if described is None:
-    described = {name: parts.described(part, prepared) for name, part in examples.items()}
+    described = parts.all_described(prepared)
   result = list(of_plan.check(prepared.plan, config))
   for name, part in examples.items():
     noted = part.counts["noted"]

@@ -5,7 +5,6 @@ import re
 import numpy as np
 
 from jaxsft import tasks
-from jaxsft.data import audit
 from jaxsft.data.nearest import some
 from jaxsft.doctor import parts
 from jaxsft.doctor.codes import SHOWN, found
@@ -20,11 +19,10 @@ JUDGED = ("classify", "tag", "answer")
 def check(prepared, examples, described):
   """Duplicates, leakage and conflicts, texts compared without case and spaces."""
   rows, keys = prepared.train.rows, np.asarray(described["train"].keys)
-  known, first, which = np.unique(keys, return_index=True, return_inverse=True)
-  first = first[which]
+  first = _firsts(keys)
   twice = np.flatnonzero(first != np.arange(len(keys)))
   if len(twice):
-    pairs = [(rows[i].id, rows[first[i]].id) for i in twice[:SHOWN]]
+    pairs = _ids(rows, twice, rows, first[twice])
     yield found(
       "duplicates",
       f"{len(twice):,} of {len(keys):,} training rows say what another says: "
@@ -34,12 +32,12 @@ def check(prepared, examples, described):
     )
   for name, part in parts.evaluated(prepared).items():
     others = np.asarray(described[name].keys)
-    leaked = np.flatnonzero(np.isin(others, known))
+    leaked = np.flatnonzero(np.isin(others, keys))
     fix = "set clean.overlap='drop'"
     if name != "held out":
       fix = "clean.benchmarks leaves out training rows by a file"
     if len(leaked):
-      pairs = [(part.rows[i].id, rows[_first(keys, others[i])].id) for i in leaked[:SHOWN]]
+      pairs = _ids(part.rows, leaked, rows, _places(keys, others[leaked]))
       yield found(
         "leakage",
         f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} say what a training row "
@@ -49,19 +47,19 @@ def check(prepared, examples, described):
   yield from conflicts(prepared, keys)
 
 
-def near(prepared):
+def near(prepared, described):
   """Rows that are equal but for punctuation, case and spaces, and not without.
 
-  Takes longer than `check`; what `check` finds is not found again.
+  Takes longer than `check`; what `check` finds is not found again. described: of
+  parts.all_described.
   """
   rows = prepared.train.rows
-  exact, loose = _keys(rows, audit.key), _keys(rows, letters)
-  known, first, which = np.unique(loose, return_index=True, return_inverse=True)
-  first = first[which]
+  exact, loose = np.asarray(described["train"].keys), _letters(rows)
+  first = _firsts(loose)
   met = np.sort(np.unique(np.stack([loose, exact], 1), axis=0, return_index=True)[1])
   twice = met[first[met] != met]
   if len(twice):
-    pairs = [(rows[i].id, rows[first[i]].id) for i in twice[:SHOWN]]
+    pairs = _ids(rows, twice, rows, first[twice])
     yield found(
       "near-duplicates",
       f"{len(twice):,} of {len(rows):,} training rows are nearly what another says: "
@@ -69,11 +67,10 @@ def near(prepared):
       [id for id, _ in pairs],
     )
   for name, part in parts.evaluated(prepared).items():
-    others = _keys(part.rows, letters)
-    leaked = np.isin(others, known) & ~np.isin(_keys(part.rows, audit.key), exact)
-    leaked = np.flatnonzero(leaked)
+    others, own = _letters(part.rows), np.asarray(described[name].keys)
+    leaked = np.flatnonzero(np.isin(others, loose) & ~np.isin(own, exact))
     if len(leaked):
-      pairs = [(part.rows[i].id, rows[_first(loose, others[i])].id) for i in leaked[:SHOWN]]
+      pairs = _ids(part.rows, leaked, rows, _places(loose, others[leaked]))
       yield found(
         "near-leakage",
         f"{len(leaked):,} of {len(part.rows):,} {parts.called(name)} are nearly what a "
@@ -132,14 +129,26 @@ def letters(text):
   return hash(NOISE.sub(" ", text.casefold()).strip())
 
 
-def _keys(rows, key):
-  """[N] int64: a hash of what each row says."""
-  return np.fromiter((key(parts.content(row)) for row in rows), np.int64, len(rows))
+def _letters(rows):
+  """[N] int64: `letters` of what each row says."""
+  return np.fromiter((letters(parts.content(row)) for row in rows), np.int64, len(rows))
 
 
-def _first(keys, key):
-  """Where a key stands first."""
-  return int(np.argmax(keys == key))
+def _firsts(keys):
+  """[N] int: where each key stands first."""
+  _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+  return first[which]
+
+
+def _places(keys, wanted):
+  """The places where the first of the wanted keys stand first."""
+  return [int(np.argmax(keys == key)) for key in wanted[:SHOWN]]
+
+
+def _ids(rows, at, others, to):
+  """[(id, id of the other)] of the first rows at some places, and of others they are like."""
+  shown = zip(at[:SHOWN], to[:SHOWN], strict=True)
+  return [(rows[i].id, others[j].id) for i, j in shown]
 
 
 def _pairs(pairs, count):

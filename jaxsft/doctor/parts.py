@@ -37,6 +37,11 @@ def called(name):
   return f"{name} rows" if name in ("train", "held out") else sources.called(name)
 
 
+def all_described(prepared):
+  """{set: audit.Examples} of `examples_of`."""
+  return {name: described(part, prepared) for name, part in examples_of(prepared).items()}
+
+
 def described(part, prepared):
   """audit.Examples of one part."""
   task, context = prepared.task, prepared.context

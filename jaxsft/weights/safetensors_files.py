@@ -1,6 +1,5 @@
 """Safetensors in and out: directories of one or many files, read by slice, written checked."""
 
-import errno
 import json
 import os
 import pathlib
@@ -14,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxsft.errors import JaxsftError
+from jaxsft.errors import JaxsftError, is_full
 from jaxsft.weights import shards
 from jaxsft.weights.source import Index, Info, Source
 
@@ -179,8 +178,7 @@ def _write(
     with open(path, "rb+") as file:
       os.fsync(file.fileno())
   except (OSError, safetensors.SafetensorError) as error:
-    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    if getattr(error, "errno", None) in full or "os error 28" in str(error):
+    if is_full(error) or "os error 28" in str(error):
       raise JaxsftError(_full(directory, size, free)) from error
     raise JaxsftError(
       f"writing {size} bytes of weights to {directory} failed ({error}); expected a "

@@ -262,17 +262,17 @@ def test_answers_that_contradict_each_other(prepared, kind, rows, other):
 def test_rows_that_are_nearly_the_same(prepared):
   rows = changed(sentences(), r9={"text": "the, the: good!", "label": "neg"})
   data, _ = prepared("classify", rows, changed(HELD, r7={"text": "the - a good"}))
-  found = by_code(of_texts.near(data))
+  found = by_code(of_texts.near(data, parts.all_described(data)))
   assert "r9 as r0" in found["near-duplicates"].text
   assert "h7 as r12" in found["near-leakage"].text
   data, _ = prepared("classify", sentences(), HELD)
-  assert list(of_texts.near(data)) == []
+  assert list(of_texts.near(data, parts.all_described(data))) == []
 
 
 def test_exact_ones_are_not_near_ones(prepared):
   rows = changed(sentences(), r9={"text": "the the good", "label": "neg"})
   data, _ = prepared("classify", rows, changed(HELD, r7={"text": "THE a good"}))
-  assert list(of_texts.near(data)) == []
+  assert list(of_texts.near(data, parts.all_described(data))) == []
 
 
 # --- of plain values -------------------------------------------------------------------

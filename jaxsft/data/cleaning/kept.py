@@ -96,9 +96,10 @@ def _unmet(rows, task, settings, noted) -> tuple[Sequence[read.Row], list[str]]:
     seen: set[bytes] = set()
 
     def met(row):
-      known, own = len(seen), fields.digest(fields.exact(row.fields, task))
+      own = fields.digest(fields.exact(row.fields, task))
+      if own in seen:
+        return own
       seen.add(own)
-      return own if len(seen) == known else None
 
     rows = spool.Spool(without(rows, "duplicates", met))
   if settings.duplicates == "drop" or settings.near_duplicates is not None:
