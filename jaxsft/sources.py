@@ -189,7 +189,11 @@ def _cleaned(parts, task, cleaning, noted):
 
 def _one_after_another(parts):
   """Several sequences of rows as one."""
-  return parts[0] if len(parts) == 1 else spool.Spool(itertools.chain.from_iterable(parts))
+  return parts[0] if len(parts) == 1 else _chained(parts)
+
+
+def _chained(parts):
+  return spool.Spool(itertools.chain.from_iterable(parts))
 
 
 def _dropped(noted):
@@ -216,10 +220,15 @@ def _split(rows, data):
         fold=data.fold,
       )
     for side, part in zip(sides, found, strict=True):
-      named = (row._replace(id=prefix + row.id) for row in part)
-      side.append(spool.Spool(named) if name else part)
+      side.append(_with_prefix(prefix, part) if name else part)
     said += [_named(how, name)] if how else []
-  return *map(_one_after_another, sides), "; ".join(said)
+  join = _one_after_another if data.mix is None else _chained
+  return *map(join, sides), "; ".join(said)
+
+
+def _with_prefix(prefix, rows):
+  for row in rows:
+    yield row._replace(id=prefix + row.id)
 
 
 def _named(text, name):
