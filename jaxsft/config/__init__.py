@@ -14,6 +14,7 @@ from typing import Literal
 from jaxsft.config import file, rules, values
 from jaxsft.config.cleaning import Augment, Clean
 from jaxsft.config.data import Data, Part  # noqa: F401  config files say Part(…)
+from jaxsft.config.tuning import Tune
 from jaxsft.errors import UsageError
 
 
@@ -41,16 +42,6 @@ class Model:
   """Layers a loop iteration holds: speed and compile time only, never the parameters."""
   attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
   """Attention backend; one that cannot honour segments and windows is refused."""
-
-
-@dataclass(frozen=True)
-class Tune:
-  """Which weights train."""
-
-  method: Literal["all", "head", "regex"] = "all"
-  """Everything; the task head only; or the leaves whose path matches `train`."""
-  train: tuple[str, ...] = ()
-  """method="regex": patterns over parameter paths such as "layers/attn/.*" (re.search)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 import re
 
-from jaxsft.config import cleaning_rules, data_rules, mix_rules
+from jaxsft.config import cleaning_rules, data_rules, mix_rules, tuning_rules
 from jaxsft.config.data_rules import WRITE
 from jaxsft.metrics import generated
 
@@ -47,6 +47,7 @@ def rules(c):
     data_rules.rules,
     cleaning_rules.rules,
     mix_rules.rules,
+    tuning_rules.rules,
     _labels,
     _training,
     _answers,
@@ -188,18 +189,6 @@ def _labels(c):
 
 def _training(c):
   dropout = c.model.dropout
-  yield (
-    c.tune.method == "regex" and not c.tune.train,
-    "config.tune.train: is empty; method='regex' needs patterns over parameter paths",
-  )
-  yield (
-    c.tune.method != "regex" and c.tune.train != (),
-    f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
-  )
-  yield (
-    c.task in WRITE and c.tune.method == "head",
-    f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
-  )
   yield (
     not 0 <= c.loss.label_smoothing < 1,
     f"config.loss.label_smoothing: found {c.loss.label_smoothing}, expected 0 ≤ x < 1",

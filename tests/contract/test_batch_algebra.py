@@ -73,7 +73,10 @@ def outcome(files, tmp_path_factory):
 
 
 def equal(found, expected):
-  """Sums of a few thousand float32 products, in another order: 1e-5 of a leaf's largest."""
+  """Sums of a few thousand float32 products, in another order: 2e-5 of a leaf's largest, and
+  of the norm of all leaves' gradients, which is as exact as they are; sums that are one
+  number, such as the loss, within 1e-5.
+  """
   (moved, metrics), (wanted, known) = found, expected
   assert moved.keys() == wanted.keys() and len(metrics) == len(known) == 3
   for path, leaf in wanted.items():
@@ -85,8 +88,8 @@ def equal(found, expected):
     )
   for one, other in zip(metrics, known, strict=True):
     assert one["weight"] == pytest.approx(other["weight"], rel=1e-6)
-    for name in ("loss", "grad_norm", "penalty", "lr"):
-      assert one[name] == pytest.approx(other[name], rel=1e-5), name
+    for name, tolerance in {"loss": 1e-5, "grad_norm": 2e-5, "penalty": 1e-5, "lr": 0}.items():
+      assert one[name] == pytest.approx(other[name], rel=tolerance, abs=0), name
     assert one["skipped"] == 0
 
 
