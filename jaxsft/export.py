@@ -10,7 +10,7 @@ import typing
 
 import jax
 
-from jaxsft import command, hf_directory, tasks
+from jaxsft import command, hf_directory, stack, tasks
 from jaxsft import config as config_lib
 from jaxsft.config import values
 from jaxsft.errors import JaxsftError, UsageError
@@ -88,17 +88,17 @@ def export_run(run, directory, dtype=None):
     facts = (best or checkpoints.loop(latest))["export"]
     network = base.network(config.task, facts["labels"])
     shapes = network.shapes()
-    chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
+    chosen = job.choose(config, network)
     trainable, frozen = select.split(shapes, chosen)
     if best is not None:
       trainable, _ = checkpoints.restore_best(trainable)
     else:
-      tx, _ = job.make_rule(config.optim, trainable, total=1)
+      tx = job.make_rule(config.optim, shapes, chosen, total=1).tx
       state = jax.eval_shape(functools.partial(step.init_state, tx=tx), trainable, frozen)
       trainable = checkpoints.restore(latest, finish.saved_part(state))[0]["trainable"]
   if frozen:
     frozen = select.split(pretrained.load_params(base, network)[0], chosen)[1]
-  params = step.merge(trainable, frozen)
+  params = stack.whole(step.merge(trainable, frozen))
   return write(base, network, params, directory, facts, dtype or config.export.dtype)
 
 

@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxsft import answering, evaluate, export, mixing, results, step, tasks, weights
+from jaxsft import answering, evaluate, export, mixing, results, stack, step, tasks, weights
 from jaxsft.data import read, template_date
 from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError
@@ -225,7 +225,7 @@ def finish(job, state, loop, seconds):
 
 def write_export(job, state, directory):
   """The Hugging Face directory of a run, read back and compared; process 0 writes it."""
-  params = step.merge(state.trainable, state.frozen)
+  params = stack.whole(step.merge(state.trainable, state.frozen))
   if jax.process_count() > 1:
     params = jax.tree.map(weights.params.on_host, params)
   if jax.process_index() == 0:

@@ -82,10 +82,10 @@ def parity(family):
 def _training(network, shapes, method):
   """Bytes of weights, gradients and moments with one of METHODS, or why there is none."""
   try:
-    chosen = select.trainable_paths(network.shapes(), method, ())
+    chosen = select.choose(network.shapes(), method, stacks=network.stacks)
   except UsageError:
     return {"method": method, "trainable": 0}
-  trained = sum(shapes[path].size for path in chosen)
+  trained = sum(chosen.trained(path, leaf) for path, leaf in shapes.items())
   return {
     "method": method,
     "trainable": trained,

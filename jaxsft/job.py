@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,12 +22,10 @@ class Job:
   base: pretrained.Pretrained
   data: prepare.Prepared
   network: models.Network
-  chosen: frozenset
-  """Paths of the parameters that train."""
-  tx: Any
-  """optax transformation to a direction."""
-  schedule: Any
-  """Update index -> learning rate."""
+  chosen: select.Choice
+  """Which parameters train."""
+  rule: optim.Rule
+  """How they are updated."""
   train_step: Compiled
   eval_step: Compiled
   logger: log.Log
@@ -92,8 +89,16 @@ def new_head(config, base):
   return wanted in own and (config.model.new_head or base.kind != wanted)
 
 
-def make_rule(settings, trainable, total):
-  """(optax transformation, schedule) of a config's `optim` group."""
+def choose(config, network):
+  """The select.Choice of a config's `tune` group."""
+  tune, has_head = config.tune, tasks.TASKS[config.task].HEAD != "lm"
+  shapes, stacks = network.shapes(), network.stacks
+  return select.choose(shapes, tune.method, tune.train, stacks=stacks, has_head=has_head)
+
+
+def make_rule(settings, shapes, chosen, total):
+  """The optim.Rule of a config's `optim` group for the parameters that are chosen."""
+  trainable = select.split(shapes, chosen)[0]
   schedule = optim.make_schedule(
     settings.schedule,
     peak_lr=settings.peak_lr,
@@ -110,10 +115,11 @@ def make_rule(settings, trainable, total):
     weight_decay=settings.weight_decay,
     params=trainable,
   )
-  return tx, schedule
+  masks = {path: np.array(mask) for path, mask in chosen.masks.items()}
+  return optim.Rule(tx, schedule, optim.by_rows(trainable, masks))
 
 
-def make_train_step(config, task, options, network, tx, schedule):
+def make_train_step(config, task, options, network, rule):
   """Compiled (state, batch) -> (state, metrics); the state's memory is reused.
 
   options: of tasks.options_of.
@@ -121,8 +127,7 @@ def make_train_step(config, task, options, network, tx, schedule):
   one = partial(
     step.train_step,
     loss=lambda params, batch, key: task.loss(network, params, batch, options, key),
-    tx=tx,
-    schedule=schedule,
+    rule=rule,
     penalty=(config.optim.penalty, config.optim.penalty_weight),
     clip=config.optim.clip,
     seed=config.seed,
@@ -166,7 +171,7 @@ def flops_per_token(network, shapes, chosen, lengths, masked=1.0):
   """Floating-point operations of one training token, as log.flops_per_token counts them.
 
   A sentence head reads one token of each example; without a loop over layers, only for
-  these there is more of the last layer than keys and values (layers.run_layers). masked: share
+  these there is more of the last layer than keys and values (loop.run_layers). masked: share
   of the tokens that a "masked_lm" head projects to the vocabulary.
   """
   arch, lengths = network.arch, np.asarray(lengths, np.float64)
@@ -193,9 +198,20 @@ def flops_per_token(network, shapes, chosen, lengths, masked=1.0):
   seen = [_keys_seen(lengths, kind, network.causal) for kind in _kinds(arch)]
   if few:  # the token that is read sees all of its example: its queries see each token once
     seen[-1] = 1.0
-  trainable = sum(size for path, size in sizes.items() if path in chosen)
-  width = arch.heads.count * arch.heads.dim
-  return log.flops_per_token(sum(sizes.values()), trainable, 1, width, sum(seen))
+  seen = np.array(seen) * arch.heads.count * arch.heads.dim
+  share = select.passed(shapes, chosen)
+  depth = round(share["layers/attn/o/kernel"] * arch.layers)  # the top ones
+  return _flops(shapes, chosen, sizes, share, seen.sum(), seen[arch.layers - depth :].sum())
+
+
+def _flops(shapes, chosen, sizes, share, attended, attended_passed):
+  """log.flops_per_token where {path: parameters a token} are `sizes`."""
+  leaves = dict(select.paths(shapes))
+  trained = {path: chosen.trained(path, leaf) / leaf.size for path, leaf in leaves.items()}
+  total = lambda part: sum(size * part[path] for path, size in sizes.items())
+  return log.flops_per_token(
+    sum(sizes.values()), total(share), total(trained), attended, attended_passed
+  )
 
 
 def _flops_of_two_streams(network, shapes, chosen, S, T):
@@ -210,9 +226,12 @@ def _flops_of_two_streams(network, shapes, chosen, S, T):
       of_source = path.startswith("encoder/") or "/cross/k/" in path or "/cross/v/" in path
       sizes[path] = leaf.size * (S if of_source else T).sum() / total
   width = lambda stack: stack.layers * stack.heads.count * stack.heads.dim
-  seen = width(arch.encoder) * S**2 + width(arch.decoder) * (T**2 / 2 + T * S)
-  trainable = sum(size for path, size in sizes.items() if path in chosen)
-  return log.flops_per_token(sum(sizes.values()), trainable, 1, 1, seen.sum() / total)
+  below = width(arch.encoder) * (S**2).sum() / total
+  above = width(arch.decoder) * (T**2 / 2 + T * S).sum() / total
+  share = select.passed(shapes, chosen)
+  passed = [share[f"{stack}/layers/attn/o/kernel"] for stack in ("encoder", "decoder")]
+  attended_passed = below * passed[0] + above * passed[1]
+  return _flops(shapes, chosen, sizes, share, below + above, attended_passed)
 
 
 def _kinds(arch):

@@ -45,17 +45,19 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def flops_per_token(
-  params: float, trainable: float, layers: float, width: int, keys: float
+  params: float, passed: float, trainable: float, attended: float, attended_passed: float
 ) -> float:
   """Floating-point operations of one training token.
 
   params: parameters that multiply it (without looked-up embeddings; what multiplies only
-  some tokens counts by their share, layers too); trainable: those that get gradients;
-  width: N * H; keys: mean number of positions that a query attends to. 2 a parameter
-  forward, 2 for the gradient of its input, 2 for its own: 6N where all train, plus
-  12 L N H S of attention (PaLM, arXiv:2204.02311, appendix B).
+  some tokens counts by their share, layers too); passed: those through which the backward
+  pass goes; trainable: those that get gradients; attended: L N H S, S the mean number of
+  positions that a query attends to; attended_passed: of the layers through which the
+  backward pass goes. 2 a parameter forward, 2 for the gradient of its input, 2 for its own:
+  6N where all train, plus 12 L N H S of attention (PaLM, arXiv:2204.02311, appendix B).
   """
-  return 4.0 * params + 2.0 * trainable + 12.0 * layers * width * keys
+  products = 2.0 * params + 2.0 * passed + 2.0 * trainable
+  return products + 4.0 * attended + 8.0 * attended_passed
 
 
 def scrub(value: Any) -> Any:

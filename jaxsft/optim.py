@@ -5,11 +5,50 @@ its own update counter. So there is one counter, and a skipped update advances t
 and the data but not the moments.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxsft.sharding import path_string
+
+
+@dataclass(frozen=True)
+class Rule:
+  """How the leaves that train are updated."""
+
+  tx: Any
+  """optax transformation to a direction."""
+  schedule: Any
+  """Update index -> learning rate."""
+  masks: Any = None
+  """Tree like the leaves, of `by_rows`: which rows train; None: all."""
+
+
+def by_rows(tree, values, default=None):
+  """A tree like `tree` (of shapes) with the arrays values[path], [L] shaped [L,1,…], where
+  there are any and else `default`; None where there are none at all.
+  """
+
+  def one(path, leaf):
+    value = values.get(path_string(path))
+    return default if value is None else value.reshape(-1, *[1] * (len(leaf.shape) - 1))
+
+  return jax.tree_util.tree_map_with_path(one, tree) if values else None
+
+
+def where(masks, tree, other):
+  """`tree` with the rows that do not train, by the masks of a Rule, as in `other`.
+
+  other: a tree, or a number for all of them.
+  """
+  if masks is None:
+    return tree
+  other = jax.tree.map(lambda _: other, tree) if isinstance(other, int) else other
+  one = lambda x, mask, y: x if mask is None else jnp.where(mask, x, y)
+  return jax.tree.map(one, tree, masks, other)
 
 
 def make_schedule(name, *, peak_lr, end_lr, warmup, decay, total):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsft import optim, sharding
+from jaxsft import optim, sharding, stack
 
 OBJECTIVE = ("loss", "auxiliary")  # sums that have a gradient; all others are only shown
 
@@ -45,20 +45,24 @@ def init_state(trainable, frozen, tx):
 
 
 def merge(trainable, frozen):
-  """The full parameter dict of its two parts."""
+  """The full parameter dict of its two parts; a leaf that is in both is a stack.Parts."""
   merged = dict(frozen)
   for name, value in trainable.items():
-    merged[name] = merge(value, frozen[name]) if name in frozen else value
+    if name in frozen:
+      join = merge if isinstance(value, dict) else lambda last, first: stack.Parts(first, last)
+      value = join(value, frozen[name])
+    merged[name] = value
   return merged
 
 
-def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
+def train_step(state, batch, *, loss, rule, penalty, clip, seed):
   """One update from one batch; returns (state, metrics).
 
   batch: dict of arrays [A, R, …]: A micro-batches of R rows, whose sums are added before
   the one division, so that A changes memory and nothing else.
   loss(params, micro_batch, key) -> {"loss": (sum, weight), …}, float32 scalars; what is
   minimised is the sum of those in OBJECTIVE, over the weight of "loss".
+  rule: optim.Rule.
   penalty: (name, weight), added once to the gradient, before clipping to norm `clip` (0:
   not). A non-finite loss or gradient, or a batch without weight, changes nothing but the
   counters.
@@ -78,24 +82,28 @@ def train_step(state, batch, *, loss, tx, schedule, penalty, clip, seed):
   scale = 1 / jnp.maximum(weight, 1e-9)
   metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
   name, penalty_weight = penalty
-  factor = None
+  factor, masks = None, rule.masks
   if name != "none" and penalty_weight:
-    metrics["penalty"], factor = optim.penalty(name, penalty_weight, state.trainable)
+    moving = optim.where(masks, state.trainable, 0)
+    metrics["penalty"], factor = optim.penalty(name, penalty_weight, moving)
 
   def objective_gradient(gradient, params):
     gradient = jax.tree.map(lambda g: g * scale, gradient)
-    return gradient if factor is None else optim.add_penalty(gradient, params, factor)
+    if factor is not None:
+      gradient = optim.add_penalty(gradient, params, factor)
+    return optim.where(masks, gradient, 0)
 
   norm = jnp.sqrt(optim.squared_norm(objective_gradient(gradient, state.trainable)))
   shrink = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9)) if clip else 1.0
-  rate = schedule(state.step)
+  rate = rule.schedule(state.step)
 
   def update(gradient, params, opt_state):
     gradient = objective_gradient(gradient, params)
     gradient = jax.tree.map(lambda g: g * shrink, gradient)
-    direction, opt_state = tx.update(gradient, opt_state, params)
+    direction, opt_state = rule.tx.update(gradient, opt_state, params)
     updates = jax.tree.map(lambda d: -rate * d, direction)
-    return optax.apply_updates(params, updates), opt_state
+    moved = optax.apply_updates(params, updates)
+    return optim.where(masks, moved, params), opt_state
 
   ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (weight > 0)
   trainable, opt_state = _if_ok(ok, update, gradient, state.trainable, state.opt_state)

@@ -84,13 +84,11 @@ def finetune(config, workdir=None):
   rows = {what: part.rows for what, part in data.evaluated.items()}
   results.check_slices(config.evaluate.slices, rows)
   shapes = network.shapes()
-  chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
+  chosen = jobs.choose(config, network)
 
   # 3. The update rule, over the planned number of updates.
-  tx, schedule = jobs.make_rule(
-    config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
-  )
-  report = preflight.report(data, config, shapes, chosen, schedule)
+  rule = jobs.make_rule(config.optim, shapes, chosen, data.plan.num_steps)
+  report = preflight.report(data, config, shapes, chosen, rule.schedule)
   lengths, masked = data.train.store.lengths, data.context.mask_rate
   flops = jobs.flops_per_token(network, shapes, chosen, lengths, masked)
 
@@ -100,11 +98,11 @@ def finetune(config, workdir=None):
     checkpoint.Checkpoints(workdir, config.checkpoint.keep, logger.say) as checkpoints,
     start.Preemption() as preemption,
   ):
-    train_step = jobs.make_train_step(config, data.task, data.options, network, tx, schedule)
+    train_step = jobs.make_train_step(config, data.task, data.options, network, rule)
     eval_step = evaluate.make_eval_step(network, data.task, data.options, mesh)
     job = jobs.Job(
-      config, mesh, base, data, network, frozenset(chosen), tx, schedule, train_step,
-      eval_step, logger, checkpoints, metric, mode,
+      config, mesh, base, data, network, chosen, rule, train_step, eval_step,
+      logger, checkpoints, metric, mode,
     )  # fmt: skip
 
     # 4. The state: this run's checkpoint, or the pretrained weights, or (new heads) random.
@@ -157,7 +155,7 @@ def make_state(job, latest):
   """
   config, checkpoints = job.config, job.checkpoints
   shapes = jax.eval_shape(
-    partial(step.init_state, tx=job.tx), *select.split(job.network.shapes(), job.chosen)
+    partial(step.init_state, tx=job.rule.tx), *select.split(job.network.shapes(), job.chosen)
   )
   places = sharding.shardings_for(shapes, job.mesh)
   new_head = jobs.new_head(config, job.base)
@@ -168,13 +166,14 @@ def make_state(job, latest):
     )
     saved, loop = checkpoints.restore(latest, finish.saved_part(abstract))
     frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
+    frozen = jax.device_put(frozen, places.frozen)
     job.logger.say(f"going on after update {latest}")
     return step.TrainState(**saved, frozen=frozen), loop
   params, new = load()
   if new:
     job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
   make = jax.jit(
-    partial(step.init_state, tx=job.tx), out_shardings=places, donate_argnums=(0, 1)
+    partial(step.init_state, tx=job.rule.tx), out_shardings=places, donate_argnums=(0, 1)
   )
   state = make(*select.split(params, job.chosen))
   loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}

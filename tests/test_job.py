@@ -5,11 +5,12 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import extend
 
-from jaxsft import checkpoint, job, train
+from jaxsft import checkpoint, job, step, train
 from jaxsft import config as config_lib
 from jaxsft.errors import JaxsftError
 from jaxsft.tuning import select
@@ -44,13 +45,40 @@ def test_flops_of_a_token_are_those_of_the_program(family, kind, unroll):
   (example,) = tiny.rows(61, (24,))
   batch = tiny.packed([example], padding=0)
   forward = products(jax.make_jaxpr(network.logits)(params, batch).jaxpr)
-  chosen = {path for path, _ in select.paths(network.shapes())}
+  chosen = select.choose(network.shapes(), "all", stacks=network.stacks)
   counted = job.flops_per_token(network, network.shapes(), chosen, [24])
   if network.causal:  # counted is what a query may see; the program masks the other half
     arch = network.arch
     halved = arch.layers - (kind == "sequence")
     counted += 12 * halved * arch.heads.count * arch.heads.dim * 24 / 2
   np.testing.assert_allclose(24 * counted / 3, forward, rtol=1e-6)
+
+
+def test_no_backward_pass_goes_through_frozen_layers():
+  """The products of a step that trains the last layers, counted in its program."""
+  network, params = tiny.network("bert", "token")
+  params = network.init(jax.random.key(0))
+  (example,) = tiny.rows(61, (24,))
+  batch = tiny.packed([example], padding=0)
+
+  def counted(method):
+    chosen = select.choose(network.shapes(), method, stacks=network.stacks)
+    trainable, frozen = select.split(params, chosen)
+    loss = lambda trainable: jnp.sum(network.logits(step.merge(trainable, frozen), batch))
+    program = jax.make_jaxpr(jax.value_and_grad(loss))(trainable).jaxpr
+    return products(program), 24 * job.flops_per_token(network, params, chosen, [24])
+
+  D, width = network.arch.width, network.arch.heads.count * network.arch.heads.dim
+  scores = 2 * width * 24 * 24  # of a layer
+  for method, layers, lowest in (
+    ("all", network.arch.layers, 0),
+    ("last:1", 1, 0),
+    ("last:2", 2, 0),
+    ("head", 0, 2 * 24 * 3 * D),
+  ):
+    found, expected = counted(method)
+    # Scores are computed again; a head that is the lowest needs no gradient of its input.
+    np.testing.assert_allclose(found, expected + layers * scores - lowest, rtol=1e-6)
 
 
 def test_a_run_goes_on_with_the_same_meaning_of_best():
@@ -130,7 +158,7 @@ def test_a_run_of_an_older_version_goes_on(monkeypatch):
 
 def test_flops_of_a_masked_token_are_of_few_projections():
   network, _ = tiny.network("bert", "masked_lm")
-  chosen = {path for path, _ in select.paths(network.shapes())}
+  chosen = select.choose(network.shapes(), "all", stacks=network.stacks)
   count = lambda masked: job.flops_per_token(network, network.shapes(), chosen, [24], masked)
   projection = 6 * network.arch.vocab * network.arch.width
   np.testing.assert_allclose(count(1.0) - count(0.25), 0.75 * projection, rtol=1e-6)

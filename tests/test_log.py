@@ -200,8 +200,10 @@ def test_peaks(kind, peak):
 
 
 def test_flops_of_a_token():
-  assert log.flops_per_token(100, 100, 2, 8, 4.0) == 6 * 100 + 12 * 2 * 8 * 4
-  assert log.flops_per_token(100, 10, 2, 8, 0.0) == 4 * 100 + 2 * 10
+  attended = 2 * 8 * 4.0
+  assert log.flops_per_token(100, 100, 100, attended, attended) == 6 * 100 + 12 * 2 * 8 * 4
+  assert log.flops_per_token(100, 50, 10, 0, 0) == 2 * 100 + 2 * 50 + 2 * 10
+  assert log.flops_per_token(100, 10, 10, attended, 0.0) == 2 * 100 + 4 * 10 + 4 * 2 * 8 * 4
 
 
 def test_tensorboard_gets_each_step_once_without_tensorflow(tmp_path):

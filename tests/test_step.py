@@ -55,6 +55,7 @@ def build(
   wd=0.0,
   loss=loss,
   schedule=None,
+  rule=None,
 ):
   tx = optim.make_transformation(
     "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=wd, params=params
@@ -63,7 +64,12 @@ def build(
   schedule = schedule or optim.make_schedule("constant", **settings)
   run = jax.jit(
     partial(
-      step.train_step, loss=loss, tx=tx, schedule=schedule, penalty=penalty, clip=clip, seed=0
+      step.train_step,
+      loss=loss,
+      rule=rule or optim.Rule(tx, schedule),
+      penalty=penalty,
+      clip=clip,
+      seed=0,
     )
   )
   return run, step.init_state(jax.tree.map(jnp.asarray, params), frozen or {}, tx)
@@ -246,3 +252,27 @@ def test_small_updates_are_not_lost():
     state, _ = run(state, make_batch(1))
   moved = np.mean(np.asarray(state.trainable["head"]["kernel"]) != before["head"]["kernel"])
   assert moved > 0.99
+
+
+def test_rows_that_do_not_train_stay_to_the_bit():
+  mask = np.array([True, False, True])
+  masks = optim.by_rows(PARAMS, {"head/kernel": mask, "head/bias": mask})
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, params=PARAMS
+  )
+  rule = optim.Rule(tx, lambda _: 0.1, masks)
+  run, state = build(rule=rule, wd=0.1, penalty=("l2", 0.3))
+  free, same = build(wd=0.1, penalty=("l2", 0.3))
+  for _ in range(3):
+    state, _ = run(state, make_batch(2))
+  head, start = state.trainable["head"], PARAMS["head"]
+  np.testing.assert_array_equal(head["kernel"][1], start["kernel"][1])
+  assert (np.asarray(head["kernel"])[mask] != start["kernel"][mask]).all()
+  assert (np.asarray(head["bias"]) != 0).tolist() == mask.tolist()
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (3, 5)]
+  assert len(moments) == 2 and all(not x[1].any() and x[0].any() for x in moments)
+  _, first = run(same, make_batch(2))
+  _, whole = free(same, make_batch(2))
+  squares = np.sum(PARAMS["pooler"]["kernel"] ** 2) + np.sum(start["kernel"][mask] ** 2)
+  np.testing.assert_allclose(first["penalty"], 0.3 * np.sqrt(squares), rtol=1e-6)
+  assert first["grad_norm"] < whole["grad_norm"]

@@ -167,11 +167,12 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   head = families.head_of(family, arch, tasks.TASKS[task].HEAD, 2)
   network = models.Network(arch, head, dtype=dtype, remat="dots")
   settings = config.Config(task=task)
-  tx, schedule = job.make_rule(settings.optim, network.shapes(), 100)
+  chosen = job.choose(settings, network)
+  rule = job.make_rule(settings.optim, network.shapes(), chosen, 100)
   context = tasks.Context(Tokenizer(), 512, labels=("a", "b"))
   options = tasks.options_of(tasks.TASKS[task], settings.loss, context)
-  compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, tx, schedule)
-  shapes = jax.eval_shape(partial(step.init_state, tx=tx), network.shapes(), {})
+  compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, rule)
+  shapes = jax.eval_shape(partial(step.init_state, tx=rule.tx), network.shapes(), {})
 
   def place(leaf, where):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)

@@ -1,14 +1,16 @@
 """Settings of which weights train, and how."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
 class Tune:
   """Which weights train."""
 
-  method: Literal["all", "head", "regex"] = "all"
-  """Everything; the task head only; or the leaves whose path matches `train`."""
+  method: str = "all"
+  """"all"; "head": the task head; "last:k", as "last:2": the last k layers (of the decoder,
+  where there is one), the last norm and the head; "bias" (BitFit, arXiv:2106.10199) or "norms":
+  these, and the task head; "regex": what `train` matches."""
   train: tuple[str, ...] = ()
-  """method="regex": patterns over parameter paths such as "layers/attn/.*" (re.search)."""
+  """method="regex": patterns over parameter paths (re.search), such as "layers/attn/" or, for
+  one layer of a stack, "layers.11/attn/"."""

@@ -1,10 +1,22 @@
 """Choices of which weights train that cannot run."""
 
+import re
+
+from jaxsft.config import values
 from jaxsft.config.data_rules import WRITE
+
+METHODS = ("all", "head", "last:k", "bias", "norms", "regex")
 
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
+  method = c.tune.method
+  last = re.fullmatch(r"last:[1-9]\d*", method)
+  yield (
+    not last and (method == "last:k" or method not in METHODS),
+    f"config.tune.method: found {method!r}, expected one of {', '.join(METHODS)} (as 'last:2')"
+    f"{values.nearest(method, METHODS) if method != 'last:k' else ''}",
+  )
   yield (
     c.tune.method == "regex" and not c.tune.train,
     "config.tune.train: is empty; method='regex' needs patterns over parameter paths",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxsft import sharding, weights
+from jaxsft import sharding, stack, weights
 from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.generation import growth, sampling
 from jaxsft.generation.frames import Frame
@@ -88,7 +88,7 @@ def continuations(
   if limit == 1 and frame.first is not None:
     only = [] if frame.last else [frame.first]
     return [[Continuation(only, 0.0)] for _ in prompts]
-  params = _straight(params)
+  params = _straight(stack.whole(params))
   numbers = rules.numbers | _limits(network.arch.vocab, stop_ids, vocab_limit, frame, limit)
   each, rows = _rows(len(prompts), batch_size, parts.copies)
   # The longest first: what does not fit in memory is known at once.

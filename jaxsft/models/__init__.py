@@ -23,6 +23,11 @@ MODULES = {  # kind of architecture -> the module that computes it
   encoder_decoder.EncoderDecoderConfig: encoder_decoder,
 }
 
+STACKS = {  # kind of architecture -> its stacks, see Network.stacks
+  encoder.EncoderConfig: {"layers": 0, "later": 1},  # "later": what the first layer lacks
+  decoder.DecoderConfig: {"layers": 0},
+  encoder_decoder.EncoderDecoderConfig: {"encoder/layers": 0, "decoder/layers": 0},
+}
 
 KINDS = {  # kind of architecture -> heads that it can carry
   encoder.EncoderConfig: ("none", "masked_lm", "sequence", "token", "span"),
@@ -54,6 +59,12 @@ class Network:
   def causal(self):
     """Whether a token sees only what stands before it."""
     return self.module is not encoder
+
+  @property
+  def stacks(self):
+    """{path of stacked leaves: the layer of their first row}, the top stack last; {} where
+    all layers share their leaves."""
+    return {} if getattr(self.arch, "shared", False) else STACKS[type(self.arch)]
 
   @property
   def has_source(self):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsft import sharding
-from jaxsft.models import attention, attention_layer, experts, layers, rope
+from jaxsft import sharding, stack
+from jaxsft.models import attention, attention_layer, experts, layers, loop, rope
 
 PLACEMENTS = {  # placement -> whether a branch's input is normalised, and its output
   "before": (True, False),  # x + f(norm(x))
@@ -264,7 +264,7 @@ def _stack(
     x, out = layer.apply({"params": one}, x, rule, turns, layer_key, past, places)
     return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), out
 
-  x, outs = layers.run_layers(
+  x, outs = loop.run_layers(
     apply,
     params["layers"],
     x,
@@ -375,6 +375,7 @@ def unstack(params):
   For decoding: a loop over stacked weights copies each layer's slice at every token, which
   on a CPU costs as much as the products. Call it once, outside of jit.
   """
-  one = lambda i: jax.tree.map(lambda leaf: leaf[i], params["layers"])
-  size = layers.stack_size(params["layers"])
+  own = stack.whole(params["layers"])
+  one = lambda i: jax.tree.map(lambda leaf: leaf[i], own)
+  size = loop.stack_size(own)
   return {**params, "layers": tuple(one(i) for i in range(size))}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxsft import sharding
-from jaxsft.models import attention, attention_layer, disentangled, layers, rope
+from jaxsft import sharding, stack
+from jaxsft.models import attention, attention_layer, disentangled, layers, loop, rope
 
 PLACEMENTS = {  # placement -> whether a branch's input is normalised
   "residual": False,  # norm(x + f(x)): BERT
@@ -251,7 +251,7 @@ def hidden(network, params, batch, key=None, places=None):
     return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), None
 
   last = None if arch.relative is not None else places  # whose scores are those of all
-  x, _ = layers.run_layers(
+  x, _ = loop.run_layers(
     apply,
     _layers(arch, params),
     x,
@@ -277,12 +277,20 @@ def _layers(arch, params):
   if arch.placement != "before" or arch.first_norm:
     return own
   norms = jax.tree.map(
-    lambda leaf: jnp.concatenate([jnp.zeros_like(leaf[:1]), leaf]), params["later"]
+    partial(_after_none, cut=stack.cut(own)), params["later"], is_leaf=stack.is_parts
   )
   if isinstance(own, tuple):
     some = lambda i: jax.tree.map(lambda leaf: leaf[i], norms)
     return tuple({**one, **some(i)} for i, one in enumerate(own))
   return {**own, **norms}
+
+
+def _after_none(leaf, cut):
+  """[L,…] of a leaf that the first layer lacks; in two parts where the stack is `cut`."""
+  if stack.is_parts(leaf):
+    return stack.Parts(_after_none(leaf.first, False), leaf.last)
+  none = jnp.zeros_like(leaf[:1])
+  return stack.Parts(none, leaf) if cut else jnp.concatenate([none, leaf])
 
 
 def init(arch, key):

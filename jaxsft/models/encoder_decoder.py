@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxsft import sharding
-from jaxsft.models import attention, attention_layer, layers
+from jaxsft.models import attention, attention_layer, layers, loop
 from jaxsft.models import relative as relatives
 
 
@@ -297,7 +297,7 @@ def _stack(
     )
     return sharding.constrain(x, *network.ROWS[: 2 if places is None else 1]), new
 
-  x, caches = layers.run_layers(
+  x, caches = loop.run_layers(
     apply,
     params["layers"],
     x,

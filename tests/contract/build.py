@@ -17,17 +17,14 @@ def job(config, mesh):
   data = prepare.prepare(config, base, mesh)
   metric, mode = jobs.best_by(config, data)
   network = jobs.make_network(config, base, data)
-  shapes = network.shapes()
-  chosen = select.trainable_paths(shapes, config.tune.method, config.tune.train)
-  tx, schedule = jobs.make_rule(
-    config.optim, select.split(shapes, chosen)[0], data.plan.num_steps
-  )
+  chosen = jobs.choose(config, network)
+  rule = jobs.make_rule(config.optim, network.shapes(), chosen, data.plan.num_steps)
   with jax.set_mesh(mesh):
-    train_step = jobs.make_train_step(config, data.task, data.options, network, tx, schedule)
+    train_step = jobs.make_train_step(config, data.task, data.options, network, rule)
     eval_step = evaluate.make_eval_step(network, data.task, data.options, mesh)
   return jobs.Job(
-    config, mesh, base, data, network, frozenset(chosen), tx, schedule, train_step,
-    eval_step, None, None, metric, mode,
+    config, mesh, base, data, network, chosen, rule, train_step, eval_step,
+    None, None, metric, mode,
   )  # fmt: skip
 
 
@@ -41,7 +38,7 @@ def params(job):
 def state(job):
   """The state before the first update."""
   split = select.split(params(job), job.chosen)
-  make = lambda a, b: step.init_state(a, b, job.tx)
+  make = lambda a, b: step.init_state(a, b, job.rule.tx)
   places = sharding.shardings_for(jax.eval_shape(make, *split), job.mesh)
   return jax.jit(make, out_shardings=places)(*split)
 

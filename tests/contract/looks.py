@@ -42,12 +42,12 @@ def at_step(config, work):
   job = build.job(config, start.mesh_of(config.mesh))
   shapes = job.network.shapes()
   halves = train.select.split(shapes, job.chosen)
-  state = jax.eval_shape(lambda *a: step.init_state(*a, job.tx), *halves)
+  state = jax.eval_shape(lambda *a: step.init_state(*a, job.rule.tx), *halves)
   places = train.sharding.shardings_for(state, job.mesh)
   with jax.set_mesh(job.mesh):
     first = next(iter(train.batches(job, 0)))
     traced = str(job.train_step.trace(state, first).jaxpr)
-  rates = [float(job.schedule(i)) for i in range(20)]
+  rates = [float(job.rule.schedule(i)) for i in range(20)]
   return digest(re.sub(r"0x[0-9a-f]+", "", traced), str(places), rates)
 
 

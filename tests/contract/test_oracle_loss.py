@@ -1,6 +1,7 @@
 """The loss is of the next token: who knows it pays nothing, and nobody beats chance."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -91,12 +92,8 @@ def test_noise_is_never_learnt(files):
     "adamw", b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, params=params
   )
   loss = lambda params, batch, key: chat.loss(network, params, batch, OPTIONS, key)
-  update = jax.jit(
-    lambda state, batch: step.train_step(
-      state, batch, loss=loss, tx=tx, schedule=lambda _: 3e-3, penalty=("none", 0.0),
-      clip=1.0, seed=0,
-    )
-  )  # fmt: skip
+  options = {"rule": optim.Rule(tx, lambda _: 3e-3), "penalty": ("none", 0.0), "clip": 1.0}
+  update = jax.jit(partial(step.train_step, loss=loss, seed=0, **options))
   state = step.init_state(params, {}, tx)
   for _ in range(150):
     ids = rng.integers(0, V, (1, 8, 33)).astype(np.int32)

@@ -85,8 +85,8 @@ def test_labels_are_drawn_equally_often(place, tmp_path):
 
 def report(job):
   shapes = job.network.shapes()
-  chosen = select.trainable_paths(shapes, "all", ())
-  return preflight.report(job.data, job.config, shapes, chosen, job.schedule)
+  chosen = select.choose(shapes, "all", stacks={})
+  return preflight.report(job.data, job.config, shapes, chosen, job.rule.schedule)
 
 
 def test_the_report_counts_rows_and_draws_of_each_set(place):

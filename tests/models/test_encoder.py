@@ -108,7 +108,7 @@ def test_every_layer_and_site_drops_different_places(monkeypatch, case):
   net, params = network(case, "none")
   net = models.with_dropout(dataclasses.replace(net, unroll=8), 0.5)
   monkeypatch.setattr(
-    models.layers,
+    models.loop,
     "run_layers",
     lambda layer, params, x, **rest: _straight(layer, params, x, rest),
   )

@@ -80,60 +80,6 @@ def test_speed_settings_change_nothing(family):
     jax.tree.map(near, run(other), expected)
 
 
-KINDS = [
-  ("a",) * 5,
-  ("a", "b") * 2,
-  ("a", "a", "b") * 2 + ("a",),  # a tail that is not a whole period
-  ("a", "b", "b", "b", "a"),  # no period shorter than the whole
-]
-
-
-@pytest.mark.parametrize("kinds", KINDS, ids="".join)
-@pytest.mark.parametrize("unroll", [1, 2, 99])
-def test_every_layer_gets_its_own_kind_weights_and_extra(kinds, unroll):
-  size = len(kinds)
-  params = {"w": jnp.arange(1.0, size + 1)}
-  extras = {"e": jnp.arange(size) * 0.1}
-
-  def layer(one, x, index, kind, extra, places):
-    x = jnp.sin(x * one["w"] + (index if kind == "a" else -index) + extra["e"])
-    return x, x
-
-  def run(params, x):
-    return layers.run_layers(layer, params, x, extras, kinds=kinds, unroll=unroll)
-
-  x, outs, expected = jnp.float32(0.3), [], []
-  for i, kind in enumerate(kinds):
-    x = jnp.sin(x * (i + 1) + (i if kind == "a" else -i) + 0.1 * i)
-    expected.append(x)
-  last, outs = jax.jit(run)(params, jnp.float32(0.3))
-  np.testing.assert_allclose(last, x, rtol=1e-5)
-  np.testing.assert_allclose(outs, np.stack(expected), rtol=1e-5)
-
-
-@pytest.mark.parametrize("unroll", [1, 3, 99])
-def test_a_shared_layer_is_applied_again_and_its_gradients_add_up(unroll):
-  def layer(one, x, index, kind, extra, places):
-    return layers.at(jnp.tanh(x * one["w"] + index), places), None
-
-  def run(w, places=None):
-    x = jnp.full((1, 2), 0.3)
-    return layers.run_layers(
-      layer, {"w": w}, x, repeats=4, places=places, unroll=unroll, remat="full"
-    )[0]
-
-  def plain(w):
-    x = jnp.full((1, 2), 0.3)
-    for index in range(4):
-      x = jnp.tanh(x * w + index)
-    return x
-
-  np.testing.assert_allclose(run(0.4), plain(0.4), rtol=1e-6)
-  np.testing.assert_allclose(run(0.4, jnp.array([[1]])), plain(0.4)[:, 1:], rtol=1e-6)
-  slope = lambda f: jax.grad(lambda w: jnp.sum(f(w)))(0.4)
-  np.testing.assert_allclose(slope(run), slope(plain), rtol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_norms(kind):
   x = np.random.default_rng(0).normal(2, 3, (4, 5)).astype(np.float32)

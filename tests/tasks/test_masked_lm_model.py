@@ -202,8 +202,8 @@ def test_a_trained_head_is_kept_and_its_model_is_a_base_for_others(model, tmp_pa
 
 def test_the_head_alone_can_train(model):
   shapes = model[1].network.shapes()
-  chosen = select.trainable_paths(shapes, "head", ())
-  assert chosen == {
+  chosen = select.choose(shapes, "head", stacks={})
+  assert chosen.paths == {
     "dense/bias", "dense/kernel", "dense_norm/bias", "dense_norm/scale", "lm_head/bias"
   }  # fmt: skip
 

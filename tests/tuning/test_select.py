@@ -1,0 +1,106 @@
+"""What a method chooses of a tree: leaves, layers of a stack, and nothing unsaid."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsft import families, models, stack, step
+from jaxsft.errors import UsageError
+from jaxsft.tuning import select
+from tests import tiny
+
+STACKS = {"layers": 0, "later": 1}
+TREE = {
+  "embed": {"tokens": {"embedding": np.zeros((5, 2))}},
+  "layers": {
+    "attn": {"q": {"kernel": np.arange(12.0).reshape(3, 2, 2), "bias": np.zeros((3, 2))}},
+    "mlp_norm": {"scale": np.ones((3, 2))},
+  },
+  "later": {"attn_norm": {"scale": np.arange(4.0).reshape(2, 2)}},
+  "norm": {"scale": np.ones(2)},
+  "head": {"kernel": np.zeros((4, 2)), "bias": np.zeros(4)},
+}
+TOP = {"norm/scale", "head/kernel", "head/bias"}
+STACKED = {"layers/attn/q/kernel", "layers/attn/q/bias", "layers/mlp_norm/scale"}
+LATER = "later/attn_norm/scale"
+
+
+def choose(method, patterns=(), tree=TREE, **more):
+  return select.choose(tree, method, patterns, **({"stacks": STACKS} | more))
+
+
+def test_last_layers_are_cut_from_the_stack_and_come_back():
+  one, two, three = choose("last:1"), choose("last:2"), choose("last:3")
+  assert one.paths == two.paths == three.paths == TOP | STACKED | {LATER}
+  assert one.first == dict.fromkeys(STACKED, 2) | {LATER: 1}
+  assert two.first == dict.fromkeys(STACKED, 1)  # all that the first layer lacks
+  assert not three.first and not one.masks
+  trainable, frozen = select.split(TREE, one)
+  np.testing.assert_array_equal(trainable["later"]["attn_norm"]["scale"], [[2.0, 3.0]])
+  assert frozen["layers"]["attn"]["q"]["kernel"].shape == (2, 2, 2)
+  assert list(frozen) == ["embed", "layers", "later"]
+  merged = step.merge(trainable, frozen)
+  assert merged["layers"]["attn"]["q"]["kernel"].shape == (3, 2, 2)
+  jax.tree.map(np.testing.assert_array_equal, stack.whole(merged), TREE)
+  count = sum(one.trained(path, leaf) for path, leaf in select.paths(TREE))
+  assert count == sum(leaf.size for _, leaf in select.paths(trainable))
+
+
+def test_of_two_stacks_the_last_layers_are_the_decoders():
+  module = families.FAMILIES["t5"]
+  arch = module.architecture(tiny.T5 | {"vocab_size": 50, "num_decoder_layers": 3})
+  network = models.Network(arch, families.head_of(module, arch, "lm", 0))
+  shapes = network.shapes()
+  chosen = select.choose(shapes, "last:2", stacks=network.stacks, has_head=False)
+  assert {path.split("/layers/")[0] for path in chosen.first} == {"decoder"}
+  rest = chosen.paths - set(chosen.first)
+  assert rest == {"decoder/norm/scale", "lm_head/kernel"}  # it is untied
+  assert set(chosen.first.values()) == {1}
+  passed = select.passed(shapes, chosen)
+  assert passed["encoder/layers/attn/o/kernel"] == 0
+  assert passed["decoder/layers/attn/o/kernel"] == pytest.approx(2 / 3)
+  with pytest.raises(UsageError, match=r"last:4'.*expected 1 to 3: the decoder has 3 layers"):
+    select.choose(shapes, "last:4", stacks=network.stacks)
+
+
+def test_last_layers_that_there_are_not():
+  with pytest.raises(UsageError, match=r"last:4'.*found 4, expected 1 to 3.* has 3 layers"):
+    choose("last:4")
+  with pytest.raises(UsageError, match="all layers of this model have the same weights"):
+    choose("last:1", stacks={})
+
+
+def test_kinds_of_leaves_come_with_the_head_of_the_task():
+  biases, norms = {"layers/attn/q/bias"}, {"layers/mlp_norm/scale", LATER, "norm/scale"}
+  head = {"head/kernel", "head/bias"}
+  assert choose("bias").paths == biases | head
+  assert choose("norms").paths == norms | head
+  assert choose("norms", has_head=False).paths == norms
+  assert choose("head").paths == head
+  no_bias = {"layers": {"q": {"kernel": np.zeros((3, 2, 2))}}, "head": TREE["head"]}
+  with pytest.raises(UsageError, match="'bias': found no bias"):
+    choose("bias", tree=no_bias)
+
+
+def test_a_pattern_names_a_leaf_or_a_layer_of_it():
+  one = choose("regex", (r"layers\.1/attn", "^head/bias"))
+  assert one.paths == {"layers/attn/q/kernel", "layers/attn/q/bias", LATER, "head/bias"}
+  rows = dict.fromkeys(STACKED - {"layers/mlp_norm/scale"}, (False, True, False))
+  assert one.masks == rows | {LATER: (True, False)}
+  assert choose("regex", (r"layers\.[12]/attn_norm",)).paths == {LATER}
+  assert not choose("regex", (r"layers\.[12]/attn_norm",)).masks  # all of its rows
+  both = choose("regex", (r"layers\.0/.*bias", r"layers\.2/.*bias"))
+  assert both.masks == {"layers/attn/q/bias": (True, False, True)}
+  assert not choose("regex", ("layers.attn.q",)).masks
+  whole = choose("regex", (r"layers\.2/", "^head/"))
+  assert whole.first == choose("last:1").first  # as cheap as that
+  assert not whole.masks
+
+
+def test_a_pattern_that_matches_nothing_names_what_is_near():
+  with pytest.raises(UsageError, match=r"'attn/query' matches no.*near it are .*attn/q/kernel"):
+    choose("regex", ("head", "attn/query"))
+  with pytest.raises(UsageError, match=r"near it are layers\.\d"):
+    choose("regex", (r"layers\.7/attn",))
+  with pytest.raises(UsageError, match=r"'\(' is no valid pattern"):
+    choose("regex", ("(",))
