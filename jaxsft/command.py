@@ -37,7 +37,7 @@ def parse(argv, flags, needs_config=True):
     elif isinstance(flags[name], tuple):
       values[name] = (*values[name], *(word for word in text.split(",") if word))
     elif isinstance(flags[name], (int, float)):
-      values[name] = _number(name, text, type(flags[name]))
+      values[name] = number(name, text, type(flags[name]))
     else:
       values[name] = text
   for name, default in flags.items():
@@ -83,7 +83,8 @@ def _switch(name, text):
   return text.lower() == "true"
 
 
-def _number(name, text, kind):
+def number(name, text, kind):
+  """The number in the text of a flag; kind: int or float."""
   try:
     return kind(text)
   except ValueError:

@@ -135,6 +135,13 @@ def evaluate(model, config):
 
 def judge(model, config, rows):
   """(metrics, [tasks.Found], tasks.Context) of a `pretrained.Model` on cleaned rows."""
+  return judging(model, config, rows)(model.params)
+
+
+def judging(model, config, rows):
+  """`judge` as a function of parameters, for many of one network: rows are encoded and the step
+  is compiled once. Those of the model are not looked at.
+  """
   _check_model(model.base, config)
   task = tasks.TASKS[config.task]
   names = model.context.labels
@@ -144,7 +151,6 @@ def judge(model, config, rows):
   mesh = model.mesh or start.mesh_of(config.mesh)
   limit = prepare.row_limit(config, context, examples)
   plan = prepare.evaluation_plan(config, examples.store, limit, mesh)
-  params = jax.device_put(model.params, sharding.shardings_for(model.params, mesh))
   options = tasks.options_of(task, config.loss, context)
   eval_step = make_eval_step(model.network, task, options, mesh)
   rules = None
@@ -153,13 +159,19 @@ def judge(model, config, rows):
     supervised = examples.counts["stop_ids"]
     rules["stop_ids"] = stops.stop_ids(model.base, context.chat_template, supervised)
     rules["frame"] = answering.frame_of(model.base, context)
-  found, metrics = scored(
-    eval_step, params, examples, plan, mesh,
-    network=model.network, task=task, context=context, rules=rules,
-  )  # fmt: skip
-  counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
   notes = {kind: why for kind, why in parts.by_kind(examples.counts["notes"]).items() if why}
-  return metrics | counted | notes | mixing.by_part(found, task, context), found, context
+
+  def judged(params):
+    params = jax.device_put(params, sharding.shardings_for(params, mesh))
+    found, metrics = scored(
+      eval_step, params, examples, plan, mesh,
+      network=model.network, task=task, context=context, rules=rules,
+    )  # fmt: skip
+    counted = {"rows": len(rows), "scored": len(found), "examples": len(examples.store)}
+    by_part = mixing.by_part(found, task, context)
+    return metrics | counted | notes | by_part, found, context
+
+  return judged
 
 
 def _check_model(base, config):
@@ -196,7 +208,7 @@ def check_texts(base, config):
 def main(argv):
   config, flags = command.parse(argv, {"model": None, "runs": (), "out": None})
   names = [flags["model"], *flags["runs"]] if flags["model"] else list(flags["runs"])
-  if not names or len({_same(name) for name in names}) < len(names):
+  if not names or len({same(name) for name in names}) < len(names):
     raise UsageError(
       f"found the models {', '.join(names) or '(none)'}, expected --model=DIR_OR_NAME, or "
       "several different ones as --runs A B …"
@@ -204,10 +216,12 @@ def main(argv):
   start.quiet()
   start.compilation_cache()
   task = tasks.TASKS[config.task]
-  sets = _measured_on(config, task)
+  sets = measured_on(config, task)
   directories = _directories(flags["out"], sets, names)
   said, systems = {place: {} for place in sets}, {place: {} for place in sets}
-  bases = {name: _open(name, config) for name in names}  # all of them fit, or none is measured
+  bases = {
+    name: open_model(name, config) for name in names
+  }  # all of them fit, or none is measured
   for name, base in bases.items():
     model = pretrained.model_of(base, start.mesh_of(config.mesh))
     for place, (rows, counted) in sets.items():
@@ -228,7 +242,7 @@ def main(argv):
   print(json.dumps(shown if len(names) > 1 or len(sets) > 1 else shown[names[0]], indent=2))
 
 
-def _measured_on(config, task):
+def measured_on(config, task):
   """{place: (cleaned rows, {"left_out": why others of their files are none of them, "changed":
   what config.clean did to texts, with counts})}: of those held out, or all where none are, and
   of config.evaluate.sets.
@@ -244,7 +258,7 @@ def _measured_on(config, task):
   return found
 
 
-def _open(name, config):
+def open_model(name, config):
   """pretrained.Pretrained of a name; one that the config begins with is checked as the config
   says.
   """
@@ -255,7 +269,7 @@ def _open(name, config):
   return base
 
 
-def _same(name):
+def same(name):
   """What two spellings of one model's directory share."""
   path = pathlib.Path(name)
   return str(path.resolve()) if path.exists() else name

@@ -70,7 +70,7 @@ def write(
   is refused, and no half of an export is ever seen. Raises JaxsftError with the reason.
   """
   directory = pathlib.Path(os.path.abspath(directory))
-  _check_target(directory)
+  check_target(directory)
   stops = _stop_ids(stop_ids, tokenizer, arch.vocab) if head.kind == "lm" else []
   config = family.export_config(dict(source_config), arch, head, list(labels), dtype)
   answering = _unusual(answering or {}, arch, head)
@@ -215,7 +215,7 @@ def verify(
   return difference
 
 
-def _check_target(directory: pathlib.Path) -> None:
+def check_target(directory: pathlib.Path) -> None:
   """Refuses to overwrite what this function has not written itself, or was changed."""
   if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
     return
@@ -306,16 +306,17 @@ def _compare(
     )
   flat = params_lib.flatten(params)
   dtype = np.dtype(source.config["dtype"])
-  for path, leaf in weights.loaded_leaves(
+  written = weights.leaves(
     source,
     family.names(arch, head),
     params,
     base_prefix=families.prefix_of(family, head.kind),
     ignored=family.IGNORED,
     dtype=dtype,
-  ):
+  )
+  for path, read in written.items():
     ours = params_lib.cast(params_lib.on_host(flat.pop(path)), dtype, path)
-    if not safetensors_files.same_bits(ours, leaf):
+    if not safetensors_files.same_bits(ours, read()):
       raise JaxsftError(
         f"found {path!r} to differ after it was written and loaded again; expected the "
         "same bits: this is a mistake in jaxsft's table of this family, please report it"

@@ -44,18 +44,22 @@ class Job:
 
 def best_by(config, data):
   """(metric, "max" or "min") by which the best parameters are chosen."""
-  task, wanted = data.task, config.evaluate
-  metrics, default = task.METRICS, task.DEFAULT_METRIC
-  of = ""
-  if isinstance(default, dict):
-    kind = tasks.kind_of(task, data.context)
-    metrics, default, of = metrics[kind], default[kind], f" of labels that are {kind!r}"
-  metric = wanted.metric or default
-  if wanted.generate and data.held_out is None:
+  if config.evaluate.generate and data.held_out is None:
     raise UsageError(
       "config.evaluate.generate: no rows are held out to be answered; set config.data.split or "
       "config.data.eval_path"
     )
+  return metric_of(config, data.task, data.context)
+
+
+def metric_of(config, task, context):
+  """(metric, "max" or "min") that a config names, or the task declares."""
+  wanted, metrics, default = config.evaluate, task.METRICS, task.DEFAULT_METRIC
+  of = ""
+  if isinstance(default, dict):
+    kind = tasks.kind_of(task, context)
+    metrics, default, of = metrics[kind], default[kind], f" of labels that are {kind!r}"
+  metric = wanted.metric or default
   if metric not in metrics:
     raise UsageError(
       f"config.evaluate.metric: task {config.task!r} has no metric {metric!r}{of}, expected "

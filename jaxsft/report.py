@@ -133,12 +133,15 @@ def _curves(lines):
 
 def _figure(name, points, missing):
   note = f' <span class="note">({missing} not finite, left out)</span>' if missing else ""
-  picture = _picture(points) if points else '<p class="note">no finite value</p>'
-  return f"<figure><figcaption>{_text(name)}{note}</figcaption>{picture}</figure>\n"
+  shown = picture(points) if points else '<p class="note">no finite value</p>'
+  return f"<figure><figcaption>{_text(name)}{note}</figcaption>{shown}</figure>\n"
 
 
-def _picture(points):
-  """An SVG line over (step, value) points, all finite."""
+def picture(points, whole=True, mark=None):
+  """An SVG line over (step, value) points, all finite.
+
+  whole: label whole steps only; mark: one of the points, which is ringed.
+  """
   steps, values = zip(*points, strict=True)
   x_ticks, y_ticks = _ticks(min(steps), max(steps)), _ticks(min(values), max(values))
   low_x, high_x = min(steps[0], x_ticks[0]), max(steps[-1], x_ticks[-1])
@@ -154,15 +157,19 @@ def _picture(points):
       f'<text x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{tick:.4g}</text>'
     )
   for tick in x_ticks:
-    if tick == int(tick):
+    if tick == int(tick) or not whole:
+      said = f"{int(tick):,}" if whole else f"{tick:.4g}"
       parts.append(
-        f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{int(tick):,}</text>'
+        f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{said}</text>'
       )
   places = [(x(step), y(value)) for step, value in points]
   line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
   parts.append(f'<polyline class="curve" points="{line}"/>')
   if len(points) <= 40:
     parts += [f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in places]
+  if mark is not None:
+    a, b = x(mark[0]), y(mark[1])
+    parts.append(f'<circle class="curve" cx="{a:.1f}" cy="{b:.1f}" r="6"/>')
   return (
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{"".join(parts)}</svg>'
   )

@@ -73,7 +73,7 @@ def test_a_model_of_others_follows_the_config(run, tmp_path):
 
 def test_evaluations_read_the_same(run):
   config, task = run[0], tasks.TASKS["classify"]
-  places = evaluate._measured_on(config, task)
+  places = evaluate.measured_on(config, task)
   texts = {place: [r.fields["text"] for r in rows] for place, (rows, _) in places.items()}
   assert all(text == text.lower().strip("!<>") for found in texts.values() for text in found)
   assert len(texts["more"]) == 25  # duplicates stay where rows are only measured

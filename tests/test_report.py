@@ -138,7 +138,7 @@ def test_a_curve_for_each_measured_thing(run):
 
 @pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [0.0, 1e-9], [-5.0, 1e6], [1e-5, 3e-5]])
 def test_any_range_of_values_is_drawn(values):
-  svg = report._picture(list(enumerate(values, start=1)))
+  svg = report.picture(list(enumerate(values, start=1)))
   assert "nan" not in svg and "inf" not in svg
   assert svg.count("<text") >= 2
   y = [float(p.split(",")[1]) for p in re.search(r'points="([^"]*)"', svg).group(1).split()]

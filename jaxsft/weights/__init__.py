@@ -7,8 +7,8 @@ from jaxsft.weights import head_file, safetensors_files, torch_file
 from jaxsft.weights.params import (
   Report,
   export_tensors,
+  leaves,
   load,
-  loaded_leaves,
 )
 from jaxsft.weights.safetensors_files import open_directory, save_safetensors
 from jaxsft.weights.source import Info, Source
@@ -18,8 +18,8 @@ __all__ = [
   "Report",
   "Source",
   "export_tensors",
+  "leaves",
   "load",
-  "loaded_leaves",
   "open_source",
   "save_safetensors",
 ]

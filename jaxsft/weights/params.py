@@ -9,6 +9,7 @@ import gc
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -76,30 +77,28 @@ def load(
   report. Raises JaxsftError that names every missing, unknown, wrongly shaped, wrongly
   typed and non-finite tensor.
   """
-  ignored = [*ignored, *(f"^{re.escape(head)}$" for head, *_ in tied)]
-  leaves, report = _plan(source, names, shapes, base_prefix, ignored)
-  _check_tied(source, tied, names, base_prefix)
+  planned, report = _plan(source, names, shapes, base_prefix, ignored, tied)
   params: dict[str, Any] = {}
-  for leaf in leaves:
+  for leaf in planned:
     sharding = _default_sharding() if shardings is None else _get(shardings, leaf.path)
     _set(params, leaf.path, _read_leaf(source, leaf, sharding, dtype))
   return params, report
 
 
-def loaded_leaves(
+def leaves(
   source: Source,
   names: Sequence[Any],
   shapes: Mapping[str, Any],
   *,
   base_prefix: str = "",
   ignored: Sequence[str] = (),
+  tied: Sequence[tuple[str, str]] = (),
   dtype: Any = np.float32,
-) -> Iterator[tuple[str, np.ndarray]]:
-  """Like `load`, on the host and one (path, leaf) at a time, for comparisons."""
-  leaves, _ = _plan(source, names, shapes, base_prefix, ignored)
-  for leaf in leaves:
-    whole = tuple(slice(None) for _ in leaf.shape)
-    yield leaf.path, _reader(source, leaf, dtype)(whole)
+) -> dict[str, Callable[[], np.ndarray]]:
+  """Like `load`, on the host: {path: a function that reads this leaf}, nothing read yet."""
+  planned, _ = _plan(source, names, shapes, base_prefix, ignored, tied)
+  whole = lambda leaf: tuple(slice(None) for _ in leaf.shape)
+  return {leaf.path: partial(_reader(source, leaf, dtype), whole(leaf)) for leaf in planned}
 
 
 def export_tensors(
@@ -195,9 +194,10 @@ def _plan(
   shapes: Mapping[str, Any],
   base_prefix: str,
   ignored: Sequence[str],
+  tied: Sequence[tuple[str, str]],
 ) -> tuple[list[_Leaf], Report]:
   """Finds the tensors of every leaf, or raises with all that does not fit."""
-  flat = flatten(shapes)
+  flat, ignored = flatten(shapes), [*ignored, *(f"^{re.escape(head)}$" for head, *_ in tied)]
   if problem := _differences(flat.keys(), {name.path for name in names}):
     raise JaxsftError(
       f"found a parameter tree that differs from the family's table: {problem}; "
@@ -205,7 +205,7 @@ def _plan(
     )
   views.by_tensor(names)
   prefix = _prefix(source, names, base_prefix)
-  leaves, new, missing, wrong, used = [], [], {}, {}, set()
+  found, new, missing, wrong, used = [], [], {}, {}, set()
   for name in names:
     shape = tuple(flat[name.path].shape)
     full = ("" if name.part == "head" else prefix) + name.hf
@@ -219,7 +219,7 @@ def _plan(
     for tensor in set(tensors.flat) - set(absent):
       used.add(tensor)
       wrong |= dict.fromkeys(_misfit(source, tensor, expected))
-    leaves.append(_Leaf(name.path, tensors, shape, name.view))
+    found.append(_Leaf(name.path, tensors, shape, name.view))
   rest = sorted(source.tensors.keys() - used)
   skipped = [name for name in rest if any(re.search(p, name) for p in ignored)]
   unknown = sorted(set(rest) - set(skipped))
@@ -235,7 +235,8 @@ def _plan(
       f"{source.config.get('model_type')!r} exactly: check that config.json and weights "
       "belong together and are complete"
     )
-  return leaves, Report(len(used), tuple(new), tuple(skipped))
+  _check_tied(source, tied, names, base_prefix)
+  return found, Report(len(used), tuple(new), tuple(skipped))
 
 
 def _tensors(hf: str, shape: tuple[int, ...], source: Source | None = None) -> np.ndarray:

@@ -282,10 +282,10 @@ def test_a_sharded_layer_axis_reads_its_own_layers(tmp_path):
 def test_leaves_come_one_by_one_on_the_host(tmp_path):
   values = tensors()
   opened = source(tmp_path, values)
-  leaves = dict(weights.loaded_leaves(opened, NAMES, SHAPES, base_prefix="toy."))
+  leaves = weights.leaves(opened, NAMES, SHAPES, base_prefix="toy.")
   params, _ = load(opened)
   flat = params_lib.flatten(params)
   assert leaves.keys() == flat.keys()
-  for path, leaf in leaves.items():
+  for path, leaf in ((path, read()) for path, read in leaves.items()):
     assert isinstance(leaf, np.ndarray)
     np.testing.assert_array_equal(leaf, flat[path])

@@ -140,9 +140,9 @@ def test_leaves_are_their_parts_and_export_puts_them_together(tmp_path, case):
   assert report == weights.Report(len(file), (), ())
   flat = params_lib.flatten(params)
   assert flat.keys() == leaves.keys()
-  on_host = weights.loaded_leaves(source, names, tree(leaves), base_prefix="toy.")
-  for path, leaf in on_host:
-    np.testing.assert_array_equal(leaf, leaves[path], err_msg=path)
+  on_host = weights.leaves(source, names, tree(leaves), base_prefix="toy.")
+  for path, read in on_host.items():
+    np.testing.assert_array_equal(read(), leaves[path], err_msg=path)
     np.testing.assert_array_equal(flat[path], leaves[path], err_msg=path)
   exported = list(weights.export_tensors(params, names, base_prefix="toy."))
   assert sorted(name for name, _ in exported) == sorted(f"toy.{name}" for name in file)
