@@ -88,7 +88,7 @@ def main(argv):
   shardings = {path: leaf.sharding for path, leaf in place.items()}
   model = dataclasses.replace(model, params=None)  # from here on it is what lies in `place`
   for key, of in (("--alphas_of", own), ("--groups", dict.fromkeys(flags["groups"], 0.0))):
-    alphas.assign(ends.names, ends.shapes, of, 0.0, key)  # refuses, before hours of measuring
+    alphas.assign(ends.shapes, ends.stacks, of, 0.0, key)  # refuses, before hours of measuring
   line = Line(ends, how, {}, place, shardings, judge(model), general(model, ends))
 
   # 2. The tuned end, every alpha between it and the pretrained model, and each group's own.
@@ -139,7 +139,7 @@ class Line(NamedTuple):
 
 def fill(line, alpha, of):
   """Makes the model at `alpha`, with those of the patterns `of`, in `line.place`."""
-  every = alphas.assign(line.ends.names, line.ends.shapes, of, alpha)
+  every = alphas.assign(line.ends.shapes, line.ends.stacks, of, alpha)
   leaves = endpoints.between(line.ends, line.end, every, line.how)
   endpoints.put(line.place, leaves, line.shardings)
 

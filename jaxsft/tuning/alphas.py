@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tuning import select
 
 RANGE = r"layers\.(\d+)-(\d+)"
 
@@ -43,59 +44,43 @@ def groups(text):
   return {pattern: float(alpha) for pattern, alpha in found.items()}
 
 
-def addresses(name, shape):
-  """["layers.0/attn/q/kernel", …] of a leaf that is stacked by layers, else [its path].
+def assign(tree, stacks, chosen, default, key="--alphas_of"):
+  """{path: alpha, or [L] float64} of every leaf of a parameter tree.
 
-  name: families.Name.
-  """
-  if "{i" not in name.hf:
-    return [name.path]
-  first = int("{i+1}" in name.hf)
-  at = lambda row: rf"\1layers.{first + row}/"
-  return [
-    re.sub("(^|/)(?:layers|later)/", at(row), name.path, count=1) for row in range(shape[0])
-  ]
-
-
-def assign(names, shapes, chosen, default, key="--alphas_of"):
-  """{path: alpha, or [L] float64} of every leaf.
-
-  names: families.Name of the leaves; shapes: {path: shape}; chosen: {pattern: alpha}, of which
-  the first that matches counts. A pattern (a regular expression, in which layers.A-B are these
-  layers) must match whole parts of an address: "embed", "layers.0-5", "attn/.*bias". Raises
+  stacks: of models.Network. chosen: {pattern: alpha}, of which the first that matches counts. A
+  pattern (a regular expression, in which layers.A-B are these layers) must match whole parts of
+  a path or of an address of select.addresses: "embed", "layers.0-5", "attn/.*bias". Raises
   UsageError for one that no leaf is left for.
   """
-  rules = [(pattern, _compiled(pattern, key), alpha) for pattern, alpha in chosen.items()]
-  used, found = set(), {}
-  for name in names:
-    values = []
-    for address in addresses(name, shapes[name.path]):
-      hit = next(((p, alpha) for p, rule, alpha in rules if rule.search(address)), None)
-      used |= {hit[0]} if hit else set()
-      values.append(hit[1] if hit else default)
-    found[name.path] = values[0] if len(set(values)) == 1 else np.array(values)
-  if unused := [pattern for pattern in chosen if pattern not in used]:
-    raise UsageError(
-      f"{key}: {unused[0]!r} matches no parameter that is not matched before it; expected "
-      "parts of paths such as "
-      f"{', '.join(addresses(name, shapes[name.path])[-1] for name in names[:4])}"
-    )
-  return found
+  found = {}
+  for path, leaf in select.paths(tree):
+    found[path] = [None] * max(1, len(select.addresses(path, leaf, stacks)))
+  for pattern, alpha in chosen.items():
+    layers = lambda hit, pattern=pattern: _layers(hit, pattern, key)
+    whole = rf"(?:^|/)(?:{re.sub(RANGE, layers, pattern)})(?:/|$)"
+    before = sum(values.count(None) for values in found.values())
+    for path, rows in select.rows_of(tree, whole, stacks, key).items():
+      values = zip(found[path], rows, strict=True)
+      found[path] = [alpha if own is None and hit else own for own, hit in values]
+    if sum(values.count(None) for values in found.values()) == before:
+      raise UsageError(
+        f"{key}: {pattern!r} matches no parameter that is not matched before it; near it are "
+        f"{select.near(tree, pattern, stacks)}"
+      )
+  return {path: _of_leaf(values, default) for path, values in found.items()}
 
 
-def _compiled(pattern, key):
-  layers = lambda found: rf"layers\.(?:{'|'.join(map(str, _range(found, pattern, key)))})"
-  try:
-    return re.compile(rf"(?:^|/)(?:{re.sub(RANGE, layers, pattern)})(?:/|$)")
-  except re.error as error:
-    raise UsageError(f"{key}: {pattern!r} is no valid pattern: {error}") from None
+def _of_leaf(values, default):
+  values = [default if value is None else value for value in values]
+  return values[0] if len(set(values)) == 1 else np.array(values)
 
 
-def _range(found, pattern, key):
-  first, last = map(int, found.groups())
+def _layers(hit, pattern, key):
+  """The pattern of the layers from the first to the last number of a range."""
+  first, last = map(int, hit.groups())
   if last < first:
     raise UsageError(f"{key}: {pattern!r} ends before it begins; expected layers.A-B, A <= B")
-  return range(first, last + 1)
+  return rf"layers\.(?:{'|'.join(map(str, range(first, last + 1)))})"
 
 
 def choose(rows, mode, max_forgetting=None):

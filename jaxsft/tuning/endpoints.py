@@ -29,7 +29,10 @@ class Ends:
 
   names: Sequence[Any]
   """families.Name of every leaf of the tuned models."""
-  shapes: dict[str, tuple[int, ...]]
+  shapes: dict[str, Any]
+  """Their tree, of jax.ShapeDtypeStruct."""
+  stacks: dict[str, int]
+  """As models.Network.stacks."""
   pretrained: Readers
   """Without the leaves that only tuned models have."""
   tuned: tuple[Readers, ...]
@@ -58,10 +61,10 @@ def ends(pretrained, tuned, network):
   check(pretrained, tuned)
   names = network_names(tuned[0], network)
   shapes = network.shapes()
-  flat = {path: leaf.shape for path, leaf in weights.params.flatten(shapes).items()}
   return Ends(
     names,
-    flat,
+    shapes,
+    network.stacks,
     readers(pretrained, names, shapes, heads=_same_head(pretrained, tuned[0])),
     tuple(readers(one, names, shapes) for one in tuned),
   )

@@ -4,22 +4,19 @@ import numpy as np
 import pytest
 
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.families import Name
 from jaxsft.tuning import alphas
 
-NAMES = (
-  Name("wte.weight", "embed/tokens/embedding", "base"),
-  Name("h.{i}.attn.q.weight", "decoder/layers/attn/q/kernel", "base"),
-  Name("h.{i}.mlp.up.bias", "decoder/layers/mlp/up/bias", "base"),
-  Name("h.{i+1}.norm.weight", "decoder/later/attn_norm/scale", "base"),
-  Name("score.weight", "head/kernel", "head"),
-)
-SHAPES = {
-  "embed/tokens/embedding": (9, 4),
-  "decoder/layers/attn/q/kernel": (12, 4, 4),
-  "decoder/layers/mlp/up/bias": (12, 6),
-  "decoder/later/attn_norm/scale": (11, 4),
-  "head/kernel": (2, 4),
+STACKS = {"decoder/layers": 0, "decoder/later": 1}
+TREE = {
+  "embed": {"tokens": {"embedding": np.zeros((9, 4))}},
+  "decoder": {
+    "layers": {
+      "attn": {"q": {"kernel": np.zeros((12, 4, 4))}},
+      "mlp": {"up": {"bias": np.zeros((12, 6))}},
+    },
+    "later": {"attn_norm": {"scale": np.zeros((11, 4))}},
+  },
+  "head": {"kernel": np.zeros((2, 4))},
 }
 
 
@@ -41,7 +38,7 @@ def test_groups_are_json_of_numbers():
 
 def test_the_first_group_that_matches_counts():
   groups = {"embed": 0.0, "layers.1-3/attn": 0.5, "layers.1": 0.25, "mlp/.*/bias": 2.0}
-  found = alphas.assign(NAMES, SHAPES, groups, 0.75)
+  found = alphas.assign(TREE, STACKS, groups, 0.75)
   assert found["embed/tokens/embedding"] == 0 and found["head/kernel"] == 0.75
   np.testing.assert_array_equal(
     found["decoder/layers/attn/q/kernel"], [0.75, 0.5, 0.5, 0.5, *[0.75] * 8]
@@ -67,7 +64,7 @@ def test_the_first_group_that_matches_counts():
 def test_a_group_of_nothing_is_refused(groups, said):
   groups = {r"layers\.\d+" if p == "layers" else p: a for p, a in groups.items()}
   with pytest.raises(UsageError, match=said):
-    alphas.assign(NAMES, SHAPES, groups, 0.5)
+    alphas.assign(TREE, STACKS, groups, 0.5)
 
 
 def row(alpha, value, forgetting=0.0):

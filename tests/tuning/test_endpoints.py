@@ -65,7 +65,7 @@ def combined(directory, base, tuned, alpha, **how):
   own = [pretrained.open_pretrained(path) for path in tuned]
   ends, how = endpoints.ends(base, own, model.network), endpoints.How(**how)
   end = dict(endpoints.tuned_end(ends, how))
-  every = alphas.assign(ends.names, ends.shapes, {}, alpha)
+  every = alphas.assign(ends.shapes, ends.stacks, {}, alpha)
   params = weights.params.nest(dict(endpoints.between(ends, end, every, how)))
   export.save(dataclasses.replace(model, params=params), directory)
   return directory
@@ -120,7 +120,7 @@ def test_what_the_pretrained_lacks_is_averaged_and_the_rest_merged(place):
   }
   for name in ("soup", "task_arithmetic", "ties", "dare"):
     end = dict(endpoints.tuned_end(ends, endpoints.How(name)))
-    assert end.keys() == ends.shapes.keys()
+    assert end.keys() == weights.params.flatten(ends.shapes).keys()
     for own in ends.own:
       a, b, c = read(own)
       np.testing.assert_array_equal(end[own], (a + b + c) / np.float32(3))
@@ -145,7 +145,7 @@ def test_a_draw_belongs_to_its_seed_and_tensor(place):
 def test_an_arc_has_an_alpha_for_each_layer(place):
   ends, how = of(place, "a"), endpoints.How("slerp")
   end = dict(endpoints.tuned_end(ends, how))
-  every = alphas.assign(ends.names, ends.shapes, {"layers.0": 0.0}, 1.0)
+  every = alphas.assign(ends.shapes, ends.stacks, {"layers.0": 0.0}, 1.0)
   found = dict(endpoints.between(ends, end, every, how))
   for path in ("layers/attn/q/kernel", "layers/mlp/up/bias"):
     np.testing.assert_allclose(found[path][0], end[path][0], atol=1e-6)
@@ -156,10 +156,9 @@ def test_an_arc_has_an_alpha_for_each_layer(place):
 def test_memory_holds_two_models_and_a_few_leaves(place):
   """The tuned end and one model on the devices: the old one goes as the new one comes."""
   ends, how = of(place, "a"), endpoints.How()
-  shapes = pretrained.open_pretrained(place / "a").network_of("sequence", 2).shapes()
-  shardings = sharding.shardings_for(shapes, tiny.devices(8, fsdp=8))
+  shardings = sharding.shardings_for(ends.shapes, tiny.devices(8, fsdp=8))
   shardings = weights.params.flatten(shardings)
-  sizes = [4 * np.prod(shape, dtype=int) for shape in ends.shapes.values()]
+  sizes = [4 * leaf.size for leaf in jax.tree.leaves(ends.shapes)]
   model, leaf, held = sum(sizes), max(sizes), []
   before = sum(x.nbytes for x in jax.live_arrays())
   arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
@@ -175,7 +174,7 @@ def test_memory_holds_two_models_and_a_few_leaves(place):
   try:
     end, filled = dict(endpoints.tuned_end(ends, how)), {}
     for alpha in (1.0, 0.5, 0.0):
-      every = alphas.assign(ends.names, ends.shapes, {}, alpha)
+      every = alphas.assign(ends.shapes, ends.stacks, {}, alpha)
       endpoints.put(filled, watched(endpoints.between(ends, end, every, how)), shardings)
   finally:
     tracemalloc.stop()
