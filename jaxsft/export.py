@@ -93,7 +93,7 @@ def export_run(run, directory, dtype=None):
     if best is not None:
       trainable, _ = checkpoints.restore_best(trainable)
     else:
-      tx = job.make_rule(config.optim, shapes, chosen, total=1).tx
+      tx = job.make_rule(config.optim, network, chosen, total=1).tx
       state = jax.eval_shape(functools.partial(step.init_state, tx=tx), trainable, frozen)
       trainable = checkpoints.restore(latest, finish.saved_part(state))[0]["trainable"]
   if frozen:

@@ -10,7 +10,7 @@ from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
-from jaxsft.tuning import select
+from jaxsft.tuning import rates, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,9 @@ def choose(config, network):
   return select.choose(shapes, tune.method, tune.train, stacks=stacks, has_head=has_head)
 
 
-def make_rule(settings, shapes, chosen, total):
+def make_rule(settings, network, chosen, total):
   """The optim.Rule of a config's `optim` group for the parameters that are chosen."""
+  shapes = network.shapes()
   trainable = select.split(shapes, chosen)[0]
   schedule = optim.make_schedule(
     settings.schedule,
@@ -119,8 +120,14 @@ def make_rule(settings, shapes, chosen, total):
     weight_decay=settings.weight_decay,
     params=trainable,
   )
-  masks = {path: np.array(mask) for path, mask in chosen.masks.items()}
-  return optim.Rule(tx, schedule, optim.by_rows(trainable, masks))
+  factors = rates.multipliers(
+    shapes,
+    chosen,
+    network.stacks,
+    layer_decay=settings.layer_decay,
+    patterns=settings.rates,
+  )
+  return optim.Rule(tx, schedule, factors, chosen.masks)
 
 
 def make_train_step(config, task, options, network, rule):

@@ -135,11 +135,13 @@ class Log:
       where.print(scrub(line), markup=False, highlight=False, soft_wrap=True)
 
   def preflight(self, config: dict, audit: Any) -> None:
-    """Keeps config.json and data.json (an audit.Audit and its lines), and shows the lines."""
+    """Keeps config.json, data.json (an audit.Audit and its lines) and parameters.json, and
+    shows the lines."""
     if self._active:
       lines = list(audit.lines())
       write_json(self.directory / "config.json", config)
       write_json(self.directory / "data.json", {**audit.as_dict(), "report": lines})
+      write_json(self.directory / "parameters.json", audit.parameters())
       for line in lines:
         self.say(line)
 

@@ -5,11 +5,12 @@ its own update counter. So there is one counter, and a skipped update advances t
 and the data but not the moments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsft.sharding import path_string
@@ -23,32 +24,37 @@ class Rule:
   """optax transformation to a direction."""
   schedule: Any
   """Update index -> learning rate."""
-  masks: Any = None
-  """Tree like the leaves, of `by_rows`: which rows train; None: all."""
+  rates: Any = field(default_factory=dict)
+  """{path: factor of the learning rate, or one for each row}; the others have 1."""
+  masks: Any = field(default_factory=dict)
+  """{path: whether each row of the leaf trains}; of the others all do."""
 
 
-def by_rows(tree, values, default=None):
-  """A tree like `tree` (of shapes) with the arrays values[path], [L] shaped [L,1,…], where
-  there are any and else `default`; None where there are none at all.
-  """
+def by_rows(tree, values):
+  """A tree like `tree` (of shapes) of values[path], [L] shaped [L,1,…]; None where none is."""
 
   def one(path, leaf):
     value = values.get(path_string(path))
-    return default if value is None else value.reshape(-1, *[1] * (len(leaf.shape) - 1))
+    rows = np.ndim(value) and (-1, *[1] * (len(leaf.shape) - 1))
+    return np.reshape(value, rows) if rows else value
 
-  return jax.tree_util.tree_map_with_path(one, tree) if values else None
+  return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def where(masks, tree, other):
-  """`tree` with the rows that do not train, by the masks of a Rule, as in `other`.
+  """`tree` with the rows that do not train as in the tree, or the number, `other`.
 
-  other: a tree, or a number for all of them.
+  masks: of `by_rows`.
   """
-  if masks is None:
-    return tree
   other = jax.tree.map(lambda _: other, tree) if isinstance(other, int) else other
   one = lambda x, mask, y: x if mask is None else jnp.where(mask, x, y)
   return jax.tree.map(one, tree, masks, other)
+
+
+def scaled(direction, rate, rates):
+  """The updates: minus `rate` times the direction, and times the factors, of `by_rows`."""
+  one = lambda d, factor: -rate * d if factor is None else -rate * factor * d
+  return jax.tree.map(one, direction, rates)
 
 
 def make_schedule(name, *, peak_lr, end_lr, warmup, decay, total):

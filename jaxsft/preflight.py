@@ -1,5 +1,7 @@
 """The preflight report of a run about to start, from what `prepare` made."""
 
+import numpy as np
+
 from jaxsft import optim
 from jaxsft.data import audit
 from jaxsft.doctor import findings, parts
@@ -9,21 +11,23 @@ SAID = ("batch-larger-than-data",)
 """Codes of findings that are among the notes."""
 
 
-def report(prepared, config, shapes, chosen, schedule):
+def report(prepared, config, shapes, chosen, rule):
   """audit.Audit of a run about to start; raises JaxsftError for what must not run.
 
-  shapes: the network's parameter shapes; chosen: the paths that train.
+  shapes: the network's parameter shapes; chosen: select.Choice; rule: optim.Rule.
   """
   train, plan = prepared.train, prepared.plan
   sets = parts.all_described(prepared)
   found = findings.findings(prepared, config, sets)
   findings.refuse(found)
-  leaves = tuple(
-    audit.Leaf(path, leaf.shape, path in chosen, optim.kind(path) in ("matrix", "embedding"))
-    for path, leaf in select.paths(shapes)
+  rates = (
+    [float(rule.schedule(i)) for i in range(plan.num_steps)] if plan.num_steps < 10**5 else []
   )
-  rates = [float(schedule(i)) for i in range(plan.num_steps)] if plan.num_steps < 10**5 else []
-  ends = [float(schedule(0)), max(rates, default=0.0), float(schedule(plan.num_steps - 1))]
+  ends = [
+    float(rule.schedule(0)),
+    max(rates, default=0.0),
+    float(rule.schedule(plan.num_steps - 1)),
+  ]
   samples = []
   for sample in train.counts["samples"]:
     label = sample.get("label", "")
@@ -37,10 +41,25 @@ def report(prepared, config, shapes, chosen, schedule):
     plan_of(prepared, config),
     further={name: sets[name] for name in prepared.sets},
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
-    leaves=leaves,
+    leaves=leaves_of(shapes, chosen, rule),
     samples=samples,
     warnings=[one.text for one in found if one.grade == "warns" and one.code not in SAID],
   )
+
+
+def leaves_of(shapes, chosen, rule):
+  """The audit.Leaf of every parameter, in order."""
+
+  def one(path, leaf):
+    rows = leaf.shape[0] if leaf.shape else 1
+    mask = chosen.masks.get(path, [n >= chosen.first.get(path, 0) for n in range(rows)])
+    part = None if path not in chosen or all(mask) else [n for n in range(rows) if mask[n]]
+    rate = np.asarray(rule.rates.get(path, 1.0)).tolist()
+    decays = optim.kind(path) in ("matrix", "embedding")
+    trained = chosen.trained(path, leaf)
+    return audit.Leaf(path, leaf.shape, str(leaf.dtype), trained, part, decays, rate)
+
+  return tuple(one(path, leaf) for path, leaf in select.paths(shapes))
 
 
 def rows_of(prepared):

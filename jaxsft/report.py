@@ -57,9 +57,11 @@ def shorten(value: Any) -> str:
 
 
 def write(directory: pathlib.Path) -> pathlib.Path:
-  """Writes report.html from metrics.jsonl, data.json and result.json; missing ones are said."""
+  """Writes report.html from metrics.jsonl, data.json, parameters.json and result.json;
+  missing ones are said."""
   lines = read_metrics(directory / "metrics.jsonl")
-  data, result = (_read(directory / name) for name in ("data.json", "result.json"))
+  names = ("data.json", "parameters.json", "result.json")
+  data, parameters, result = (_read(directory / name) for name in names)
   shown = [
     f"<h1>{_text(result.get('task', 'run'))}: {_text(directory.resolve().name)}</h1>",
     _summary(result),
@@ -70,6 +72,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     _parts(result),
     _examples(result.get("examples") or []),
     _preflight(data),
+    _parameters(parameters),
   ]
   title = _text(f"jaxsft: {directory.resolve().name}")
   page = (
@@ -211,6 +214,7 @@ def by_support(per_type):
   return [(name, [shorten(one[key]) for key in OF_TYPES]) for name, one in found]
 
 
+OF_LEAVES = ("train", "decay", "x learning rate")
 OF_PARTS = ("value", "95 %", "rows")
 
 
@@ -287,3 +291,26 @@ def _examples(examples):
 def _preflight(data):
   lines = data.get("report")
   return f"<h2>Data</h2>\n<pre>{_text(chr(10).join(lines))}</pre>\n" if lines else ""
+
+
+def _parameters(table):
+  if not table:
+    return ""
+  head = "".join(f"<th>{name}</th>" for name in ("path", "shape", "type", *OF_LEAVES))
+  rows = ""
+  for leaf in table["leaves"]:
+    rate = leaf["rate"] if isinstance(leaf["rate"], list) else [leaf["rate"]]
+    ends = dict.fromkeys(map(shorten, (min(rate), max(rate))))
+    fate = (f"{leaf['trained']:,}", "yes" if leaf["decays"] else "no", " to ".join(ends))
+    shape = " × ".join(map(str, leaf["shape"]))
+    cells = (
+      leaf["path"],
+      shape,
+      leaf["dtype"],
+      *(fate if leaf["trained"] else ("frozen", "", "")),
+    )
+    rows += f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>\n"
+  return (
+    f"<h2>Parameters</h2>\n<details><summary>{table['trained']:,} of {table['total']:,} train"
+    f"</summary>\n<table>\n<tr>{head}</tr>\n{rows}</table>\n</details>\n"
+  )

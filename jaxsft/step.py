@@ -82,7 +82,7 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
   scale = 1 / jnp.maximum(weight, 1e-9)
   metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
   name, penalty_weight = penalty
-  factor, masks = None, rule.masks
+  factor, masks = None, optim.by_rows(state.trainable, rule.masks)
   if name != "none" and penalty_weight:
     moving = optim.where(masks, state.trainable, 0)
     metrics["penalty"], factor = optim.penalty(name, penalty_weight, moving)
@@ -101,7 +101,8 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
     gradient = objective_gradient(gradient, params)
     gradient = jax.tree.map(lambda g: g * shrink, gradient)
     direction, opt_state = rule.tx.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda d: -rate * d, direction)
+    rates = optim.by_rows(params, rule.rates)
+    updates = optim.scaled(direction, rate, rates)
     moved = optax.apply_updates(params, updates)
     return optim.where(masks, moved, params), opt_state
 

@@ -283,7 +283,9 @@ def test_secrets_stay_out(tmp_path):
 
 def test_preflight_keeps_the_config_and_the_report(tmp_path):
   audit = types.SimpleNamespace(
-    lines=lambda: ["rows 3 read, [2] kept"], as_dict=lambda: {"rows": {"read": np.int64(3)}}
+    lines=lambda: ["rows 3 read, [2] kept"],
+    as_dict=lambda: {"rows": {"read": np.int64(3)}},
+    parameters=lambda: {"total": 3},
   )
   console = screen()
   make_log(tmp_path, console=console).preflight({"seed": 1}, audit)
@@ -291,6 +293,7 @@ def test_preflight_keeps_the_config_and_the_report(tmp_path):
   data = json.loads((tmp_path / "data.json").read_text())
   assert data == {"rows": {"read": 3}, "report": ["rows 3 read, [2] kept"]}
   assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+  assert json.loads((tmp_path / "parameters.json").read_text()) == {"total": 3}
 
 
 RESULT = {

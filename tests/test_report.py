@@ -50,6 +50,10 @@ def run(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(text + '{"torn')
   data = {"report": ["rows  3 read", f"1  {EVIL}"]}
   (tmp_path / "data.json").write_text(json.dumps(data))
+  leaf = {"path": EVIL, "shape": [3, 2], "dtype": "float32", "trained": 4, "rate": [0.25, 1.0]}
+  leaves = [leaf | {"decays": True}, leaf | {"path": "still", "trained": 0, "decays": True}]
+  table = {"trained": 4, "total": 12, "leaves": leaves}
+  (tmp_path / "parameters.json").write_text(json.dumps(table))
   result = {
     "task": "classify",
     "metrics": {"accuracy": 0.87654, "confusion": [[4, 1], [0, 0]], "labels": [EVIL, "pos"]},
@@ -83,12 +87,14 @@ def test_the_page_is_well_formed_and_self_contained(run):
 def test_user_text_is_text(run):
   path = report.write(run)
   assert "<script" not in path.read_text(encoding="utf-8")
-  assert parse(path).text.count(EVIL) == 5  # label twice, example, path, report
+  assert parse(path).text.count(EVIL) == 6  # label twice, example, path, report, parameter
 
 
 def test_the_numbers_are_there(run):
   text = parse(report.write(run)).text
   for expected in ("best, after update 10", "0.8765", "1,234,567", "61.5", "rows  3 read"):
+    assert expected in text
+  for expected in ("4 of 12 train", "3 × 2", "0.25 to 1", "frozen"):
     assert expected in text
 
 
@@ -98,7 +104,7 @@ def test_the_types_of_entities(run):
   result["metrics"]["per_type"] = {EVIL: numbers, "LOC": numbers | {"support": 1300}}
   (run / "result.json").write_text(json.dumps(result))
   text = parse(report.write(run)).text
-  assert text.index("1,300") < text.index("1,200") and text.count(EVIL) == 6
+  assert text.index("1,300") < text.index("1,200") and text.count(EVIL) == 7
   for part in ("Types", "0.3333", "0.25"):
     assert part in text
 
@@ -111,7 +117,7 @@ def test_intervals_and_slices(run):
   result |= {"slices": {EVIL: [{"slice": EVIL, **whole}, {"slice": "b", **none}]}}
   (run / "result.json").write_text(json.dumps(result))
   text = parse(report.write(run)).text
-  assert text.count(EVIL) == 7 and f"accuracy by {EVIL}" in text
+  assert text.count(EVIL) == 8 and f"accuracy by {EVIL}" in text
   for part in ("Intervals and slices", "0.625 to 0.875", "1,600", "undefined"):
     assert part in text
 

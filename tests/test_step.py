@@ -256,11 +256,11 @@ def test_small_updates_are_not_lost():
 
 def test_rows_that_do_not_train_stay_to_the_bit():
   mask = np.array([True, False, True])
-  masks = optim.by_rows(PARAMS, {"head/kernel": mask, "head/bias": mask})
+  masks = {"head/kernel": mask, "head/bias": mask}
   tx = optim.make_transformation(
     "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, params=PARAMS
   )
-  rule = optim.Rule(tx, lambda _: 0.1, masks)
+  rule = optim.Rule(tx, lambda _: 0.1, masks=masks)
   run, state = build(rule=rule, wd=0.1, penalty=("l2", 0.3))
   free, same = build(wd=0.1, penalty=("l2", 0.3))
   for _ in range(3):
@@ -276,3 +276,21 @@ def test_rows_that_do_not_train_stay_to_the_bit():
   squares = np.sum(PARAMS["pooler"]["kernel"] ** 2) + np.sum(start["kernel"][mask] ** 2)
   np.testing.assert_allclose(first["penalty"], 0.3 * np.sqrt(squares), rtol=1e-6)
   assert first["grad_norm"] < whole["grad_norm"]
+
+
+def test_leaves_and_rows_learn_at_rates_of_their_own():
+  """What an update with weight decay moves is that of the plain one, times the factors."""
+  factors = {"pooler/kernel": 0.5, "head/kernel": np.array([1, 0.5, 0.25], np.float32)}
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, params=PARAMS
+  )
+  rule = optim.Rule(tx, lambda _: 0.1, factors)
+  (run, state), (plain, same) = (
+    build(rule=rule, wd=0.1),
+    build(wd=0.1),
+  )
+  moved = lambda state: jax.tree.map(np.subtract, state.trainable, PARAMS)
+  found, expected = moved(run(state, make_batch(1))[0]), moved(plain(same, make_batch(1))[0])
+  expected["pooler"]["kernel"] *= 0.5
+  expected["head"]["kernel"] *= factors["head/kernel"][:, None]
+  close(found, expected, rtol=1e-5, atol=1e-7)

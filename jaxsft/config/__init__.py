@@ -79,6 +79,12 @@ class Optim:
   """Share of all updates (below 1) or number of updates (1 and more) of linear warmup."""
   decay: float = 0.2
   """schedule="wsd": share of all updates in the final decay."""
+  rates: dict[str, float] | None = None
+  """Pattern over parameter paths (see tune.train) -> factor of the learning rate; the first
+  that matches counts."""
+  layer_decay: float = 1.0
+  """Factor of the learning rate from layer to layer downwards, embeddings lowest (ELECTRA,
+  arXiv:2003.10555)."""
   b1: float = 0.9
   """First-moment decay."""
   b2: float = 0.999

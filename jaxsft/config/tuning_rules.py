@@ -26,6 +26,16 @@ def rules(c):
     f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
   )
   yield (
+    not 0 < c.optim.layer_decay <= 1,
+    f"config.optim.layer_decay: found {c.optim.layer_decay}, expected above 0 and at most 1",
+  )
+  for pattern, factor in (c.optim.rates or {}).items():
+    yield (
+      not 0 < factor < float("inf"),
+      f"config.optim.rates: found {factor} for {pattern!r}, expected a positive number; "
+      "config.tune chooses what does not train",
+    )
+  yield (
     c.task in WRITE and c.tune.method == "head",
     f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
   )

@@ -3,6 +3,7 @@
 A pure function of plain values, shown before anything compiles and kept in data.json.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -87,13 +88,31 @@ class Leaf:
 
   path: str
   shape: tuple[int, ...]
-  trains: bool
+  dtype: str
+  trained: int
+  """How many of its numbers train."""
+  rows: list[int] | None
+  """Which rows of a stack train; None: all, or nothing does."""
   decays: bool
+  rate: float | list[float]
+  """Factor of the learning rate, or one for each row that trains."""
+
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  def line(self, width: int) -> str:
+    shape = " x ".join(map(str, self.shape)) or "scalar"
+    fate = "trains" + (f" in {_spans(self.rows)}" if self.rows else "")
+    fate += ", decays" if self.decays else ""
+    rates = self.rate if isinstance(self.rate, list) else [self.rate]
+    ends = list(dict.fromkeys(f"{rate:.3g}" for rate in (min(rates), max(rates))))
+    fate += "" if ends == ["1"] else f", {' to '.join(ends)} x lr"
+    return f"{self.path:<{width}}  {shape:<16} {fate}"
 
 
 @dataclass(frozen=True)
 class Audit:
-  """The report; `lines` for people, `as_dict` for data.json."""
+  """The report; `lines` for people, `as_dict` for data.json, `parameters` for itself."""
 
   rows: Rows
   sets: dict[str, dict]
@@ -104,8 +123,20 @@ class Audit:
   samples: tuple[str, ...]
   warnings: tuple[str, ...]
 
+  def trained(self) -> int:
+    return sum(leaf.trained for leaf in self.leaves)
+
+  def total(self) -> int:
+    return sum(leaf.size() for leaf in self.leaves)
+
+  def parameters(self) -> dict:
+    """The whole table, for parameters.json."""
+    rows = [asdict(leaf) for leaf in self.leaves]
+    return {"trained": self.trained(), "total": self.total(), "leaves": rows}
+
   def as_dict(self) -> dict:
     found = asdict(self)
+    del found["leaves"]
     found["rows"]["changes"] = [change._asdict() for change in self.rows.changes]
     return found
 
@@ -124,21 +155,30 @@ class Audit:
     return [*lines, *_plan_lines(self.plan, self.rates), *self._leaf_lines()]
 
   def _leaf_lines(self) -> list[str]:
-    size = lambda chosen: sum(int(np.prod(leaf.shape)) for leaf in chosen)
-    width = max((len(leaf.path) for leaf in self.leaves), default=0)
-    lines = []
+    moving = [leaf for leaf in self.leaves if leaf.trained]
+    width, lines = max((len(leaf.path) for leaf in moving), default=0), []
     if self.leaves:
-      trains = size(leaf for leaf in self.leaves if leaf.trains)
-      lines.append(f"weights    {trains:,} of {size(self.leaves):,} train")
-    for leaf in self.leaves:
-      fate = "trains" if leaf.trains else "frozen"
-      decay = ", decays" if leaf.trains and leaf.decays else ""
-      shape = " x ".join(map(str, leaf.shape)) or "scalar"
-      lines.append(f"           {leaf.path:<{width}}  {shape:<16} {fate}{decay}")
+      lines.append(f"weights    {self.trained():,} of {self.total():,} train")
+    lines += [f"           {leaf.line(width)}" for leaf in moving]
+    if still := len(self.leaves) - len(moving):
+      size = self.total() - sum(leaf.size() for leaf in moving)
+      lines.append(f"           frozen: {still} more, {size:,} numbers (parameters.json)")
     for number, sample in enumerate(self.samples, 1):
       lines.append(f"example {number}  " + sample.replace("\n", "\n           "))
     lines += [f"note       {text}" for text in self.plan.get("notes", ())]
     return lines + [f"warning    {text}" for text in self.warnings]
+
+
+def _spans(rows):
+  """ "layers 0, 8-11" of their numbers."""
+  spans = []
+  for n in rows:
+    if spans and spans[-1][1] == n - 1:
+      spans[-1][1] = n
+    else:
+      spans.append([n, n])
+  names = (f"{a}-{b}" if b > a else str(a) for a, b in spans)
+  return f"layer{'s' if len(rows) > 1 else ''} {', '.join(names)}"
 
 
 def audit(

@@ -39,7 +39,7 @@ def examine(config):
   further = {name: sets[name] for name in prepared.sets}
   described = audit.audit(rows, sets["train"], sets.get("held out"), plan, further=further)
   result = _graded(result, all_found) | described.as_dict()
-  for name in ("leaves", "samples", "rates", "warnings"):  # of weights, and said otherwise
+  for name in ("samples", "rates", "warnings"):  # of weights, and said otherwise
     del result[name]
   for name, part in parts.examples_of(prepared).items():
     result["sets"][name]["histograms"] = figures.lengths(part, prepared)

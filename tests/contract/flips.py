@@ -165,6 +165,8 @@ FLIPS = {
   "optim.schedule": ("step", CLASSIFY, "cosine", {}),
   "optim.warmup": ("step", CLASSIFY, 2.0, {}),
   "optim.decay": ("step", CLASSIFY, 0.6, {"optim__schedule": "wsd"}),
+  "optim.rates": ("step", CLASSIFY, {"^head/": 2.0}, {}),
+  "optim.layer_decay": ("step", CLASSIFY, 0.9, {}),
   "optim.b1": ("step", CLASSIFY, 0.8, {}),
   "optim.b2": ("step", CLASSIFY, 0.9, {}),
   "optim.eps": ("step", CLASSIFY, 1e-6, {}),

@@ -178,7 +178,7 @@ def test_weights_of_labels_and_words_of_no_token(taught, tmp_path):
   wanted = {"B-GOOD": wanted["I-GOOD"], "B-BAD": wanted["I-BAD"], "O": wanted["O"]}
   assert ours == pytest.approx({"I-GOOD": 1.0, "I-BAD": 1.0} | wanted)
   shapes = job.network.shapes()
-  report = preflight.report(job.data, job.config, shapes, job.chosen, job.rule.schedule)
+  report = preflight.report(job.data, job.config, shapes, job.chosen, job.rule)
   found = report.as_dict()["sets"]["train"]
   assert found["noted"] == {"with words that the tokenizer maps to nothing": 2}
   assert found["supervised"] == 6 and found["truncated"] == found["dropped"] == {}

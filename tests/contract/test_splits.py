@@ -35,9 +35,7 @@ def test_going_on_with_another_split_is_refused(files, tmp_path):
   )
   by_group = changed(split_by="group")
   job = build.job(by_group, tiny.devices(1))
-  report = preflight.report(
-    job.data, by_group, job.network.shapes(), job.chosen, job.rule.schedule
-  )
+  report = preflight.report(job.data, by_group, job.network.shapes(), job.chosen, job.rule)
   held_out = len(job.data.rows.held_out)
   said = rf"held out by group of 'group': \d of 7 groups, {held_out} of {len(rows)} rows"
   assert [line for line in report.lines() if re.match(rf"split      {said}", line)]

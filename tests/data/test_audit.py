@@ -41,9 +41,11 @@ def report(train=None, held_out=None, **changes):
 
 def test_the_report_in_full():
   leaves = [
-    audit.Leaf("layers/attn/q/kernel", (2, 12, 8), True, True),
-    audit.Leaf("norm/scale", (8,), True, False),
-    audit.Leaf("embed/tokens/embedding", (64, 8), False, True),
+    audit.Leaf(
+      "layers/attn/q/kernel", (5, 12, 8), "float32", 288, [0, 3, 4], True, [0.5, 0.9, 1.0]
+    ),
+    audit.Leaf("norm/scale", (8,), "float32", 8, None, False, 1.0),
+    audit.Leaf("embed/tokens/embedding", (64, 8), "float32", 0, None, True, 1.0),
   ]
   labels = {"neg": 3, "pos": 1}
   found = report(
@@ -69,10 +71,10 @@ def test_the_report_in_full():
     "of the places filled",
     "one compilation each",
     "start 0, peak 2e-05, end 0",
-    "200 of 712 train",
-    "2 x 12 x 8       trains, decays",
-    "norm/scale              8                trains\n",
-    "frozen",
+    "296 of 1,000 train",
+    "5 x 12 x 8       trains in layers 0, 3-4, decays, 0.5 to 1 x lr\n",
+    "norm/scale            8                trains\n",
+    "frozen: 1 more, 512 numbers (parameters.json)\n",
     "bot: ⟦yes⟧",
   ):
     assert part in text, part
@@ -81,10 +83,12 @@ def test_the_report_in_full():
 
 
 def test_the_report_is_json():
-  leaves = [audit.Leaf("a", (), True, False)]
+  leaves = [audit.Leaf("a", (), "float32", 1, None, False, 1.0)]
   data = report(held_out=held(labels={"x": 1}), leaves=leaves, warnings=["no x is trained on"])
+  table = json.loads(json.dumps(data.parameters()))
+  assert (table["trained"], table["total"], table["leaves"][0]["path"]) == (1, 1, "a")
   data = json.loads(json.dumps(data.as_dict(), allow_nan=False))
-  assert data["sets"]["train"]["supervised"] == 10
+  assert data["sets"]["train"]["supervised"] == 10 and "leaves" not in data
   assert data["sets"]["train"]["lengths"]["longest"] == 12
   assert data["rows"]["left_out"] == {"abs(rating) >= 0.5": 2, "no text": 1}
   assert data["plan"]["updates"] == 4

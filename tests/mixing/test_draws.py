@@ -86,7 +86,7 @@ def test_labels_are_drawn_equally_often(place, tmp_path):
 def report(job):
   shapes = job.network.shapes()
   chosen = select.choose(shapes, "all", stacks={})
-  return preflight.report(job.data, job.config, shapes, chosen, job.rule.schedule)
+  return preflight.report(job.data, job.config, shapes, chosen, job.rule)
 
 
 def test_the_report_counts_rows_and_draws_of_each_set(place):

@@ -210,7 +210,7 @@ def test_the_preflight_report_says_labels_and_weights(tmp_path, monkeypatch):
     job = build.job(made, tiny.devices(1))
     data = job.data
     lines = "\n".join(
-      preflight.report(data, made, job.network.shapes(), job.chosen, job.rule.schedule).lines()
+      preflight.report(data, made, job.network.shapes(), job.chosen, job.rule).lines()
     )
     for part in expected:
       assert part in lines, lines
