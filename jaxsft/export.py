@@ -93,9 +93,10 @@ def export_run(run, directory, dtype=None):
     if best is not None:
       trainable, _ = checkpoints.restore_best(trainable)
     else:
-      tx = job.make_rule(config.optim, network, chosen, total=1).tx
-      state = jax.eval_shape(functools.partial(step.init_state, tx=tx), trainable, frozen)
-      trainable = checkpoints.restore(latest, finish.saved_part(state))[0]["trainable"]
+      rule = job.make_rule(config.optim, network, chosen, total=1)
+      state = jax.eval_shape(functools.partial(step.init_state, rule=rule), trainable, frozen)
+      saved = checkpoints.restore(latest, finish.saved_part(state))[0]
+      trainable = step.result(step.TrainState(**saved, frozen=frozen))
   if frozen:
     frozen = select.split(pretrained.load_params(base, network)[0], chosen)[1]
   params = stack.whole(step.merge(trainable, frozen))

@@ -1,5 +1,6 @@
 """What surrounds the updates: evaluations, the best parameters, samples, export, last page."""
 
+import dataclasses
 import itertools
 import json
 import resource
@@ -25,12 +26,13 @@ def saved_part(state):
     "opt_state": state.opt_state,
     "skipped": state.skipped,
     "bad": state.bad,
+    "average": state.average,
   }
 
 
 def evaluate_and_keep_best(job, state, loop, done):
   """`loop` after one evaluation; the best parameters so far are saved apart."""
-  params = step.merge(state.trainable, state.frozen)
+  params = step.params(state)
   with job.logger.pause():
     generates = answers_are_due(job, done)
     found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, generates)
@@ -54,7 +56,7 @@ def evaluate_and_keep_best(job, state, loop, done):
     best = {"step": done, "metric": job.metric, "value": value, "metrics": metrics}
     best |= {"examples": examples, "export": loop["export"], "sets": further}
     _write_results(job, found, metrics)
-    job.checkpoints.save_best(state.trainable, best)
+    job.checkpoints.save_best(step.result(state), best)
     return loop | {"stale": 0, "best": best, "last": metrics}
 
 
@@ -166,7 +168,7 @@ def show_samples(job, state, when):
     job.logger.say(f"{len(known) - len(fit)} sample prompts are too long to be answered")
   if not fit:
     return []
-  params = step.merge(state.trainable, state.frozen)
+  params = step.params(state)
   rules = answering.settings(job.config, job.base) | how_answers_end(job)
   del rules["count"]
   with job.logger.pause():
@@ -185,14 +187,12 @@ def finish(job, state, loop, seconds):
   job.logger.flush()
   if best is not None and best["step"] != done:
     abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.trainable
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), step.result(state)
     )
-    trainable, _ = job.checkpoints.restore_best(abstract)
-    state = step.TrainState(
-      state.step, trainable, state.frozen, state.opt_state, state.skipped, state.bad
-    )
+    found, _ = job.checkpoints.restore_best(abstract)
+    state = dataclasses.replace(state, **{"average" if state.average else "trainable": found})
   if best is not None and job.config.evaluate.generate and "answered" not in best["metrics"]:
-    params = step.merge(state.trainable, state.frozen)
+    params = step.params(state)
     with job.logger.pause():
       found, metrics = measure(job, params, job.data.held_out, job.data.eval_plan, True)
       further = _of_sets(job, params, found, True)
@@ -225,7 +225,7 @@ def finish(job, state, loop, seconds):
 
 def write_export(job, state, directory):
   """The Hugging Face directory of a run, read back and compared; process 0 writes it."""
-  params = stack.whole(step.merge(state.trainable, state.frozen))
+  params = stack.whole(step.params(state))
   if jax.process_count() > 1:
     params = jax.tree.map(weights.params.on_host, params)
   if jax.process_index() == 0:

@@ -127,7 +127,8 @@ def make_rule(settings, network, chosen, total):
     layer_decay=settings.layer_decay,
     patterns=settings.rates,
   )
-  return optim.Rule(tx, schedule, factors, chosen.masks)
+  average = optim.averaging(total, settings.ema, settings.swa)
+  return optim.Rule(tx, schedule, factors, chosen.masks, average)
 
 
 def make_train_step(config, task, options, network, rule):
@@ -141,6 +142,7 @@ def make_train_step(config, task, options, network, rule):
     rule=rule,
     penalty=(config.optim.penalty, config.optim.penalty_weight),
     clip=config.optim.clip,
+    clip_value=config.optim.clip_value,
     seed=config.seed,
   )
 

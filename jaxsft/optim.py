@@ -5,14 +5,18 @@ its own update counter. So there is one counter, and a skipped update advances t
 and the data but not the moments.
 """
 
+import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from jaxsft.errors import UsageError
 from jaxsft.sharding import path_string
 
 
@@ -28,6 +32,8 @@ class Rule:
   """{path: factor of the learning rate, or one for each row}; the others have 1."""
   masks: Any = field(default_factory=dict)
   """{path: whether each row of the leaf trains}; of the others all do."""
+  average: Any = None
+  """See `averaging`."""
 
 
 def by_rows(tree, values):
@@ -105,18 +111,64 @@ def make_transformation(name, *, b1, b2, eps, weight_decay, params):
   """optax transformation to a direction; multiply by minus the learning rate.
 
   params: the trainable leaves (arrays or shapes). adamw: Loshchilov & Hutter,
-  arXiv:1711.05101; adafactor: arXiv:1804.04235; lion: arXiv:2302.06675; sgd with momentum b1.
+  arXiv:1711.05101; adafactor: arXiv:1804.04235; lion: arXiv:2302.06675; sgd with momentum b1;
+  muon for the matrices of layers, adamw for the rest. Raises UsageError where muon finds no
+  such matrix.
   """
+  adam = partial(optax.scale_by_adam, b1, b2, eps, mu_dtype=jnp.float32)
   rules = {
-    "adamw": lambda: optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.float32),
+    "adamw": adam,
     "adafactor": lambda: optax.chain(
       optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
     ),
     "lion": lambda: optax.scale_by_lion(b1, b2, mu_dtype=jnp.float32),
     "sgd": lambda: optax.trace(b1),
+    "muon": lambda: _muon(b1, adam(), params),
   }
   decay = optax.add_decayed_weights(weight_decay, mask=decays(params))
   return optax.chain(rules[name](), decay) if weight_decay else optax.chain(rules[name]())
+
+
+def _muon(b1, adam, params):
+  """Momentum made orthogonal by Newton-Schulz (Muon, kellerjordan.github.io/posts/muon), each
+  layer's and each expert's matrix [out, in] by itself.
+
+  Scaled by 0.2 sqrt(max(out, in)) to the size of AdamW's updates, so that AdamW's learning
+  rates and decay serve (arXiv:2502.16982). adam: of the other leaves.
+  """
+  whole = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+  axes = lambda tree: jax.tree.map(lambda _: whole, tree)
+
+  def label(path, _):
+    path = path_string(path)
+    hidden = re.search(r"(^|/)layers/", path) and kind(path) == "matrix"
+    return "muon" if hidden else "adamw"
+
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  if "muon" not in jax.tree.leaves(labels):
+    raise UsageError(
+      "config.optim.name='muon': found no matrix of a layer among what trains, expected some; "
+      "choose 'adamw', or another config.tune.method"
+    )
+  size = lambda x: 0.2 * max(x.shape[-2:]) ** 0.5
+  muon = optax.chain(
+    scale_by_muon(beta=b1, mu_dtype=jnp.float32, weight_dimension_numbers=axes),
+    optax.stateless(lambda updates, _: jax.tree.map(lambda x: size(x) * x, updates)),
+  )
+  return optax.partition({"muon": muon, "adamw": adam}, labels)
+
+
+def averaging(total, ema=0.0, swa=0.0):
+  """Update index -> share of the newest weights in the average of weights; None: no average.
+
+  ema: decay of an exponential mean, at first min(ema, (1+t)/(10+t)), so that a short run does
+  not stay where it began. swa: share of the updates, the last ones, after each of which the
+  weights count the same (arXiv:1803.05407).
+  """
+  if ema:
+    return lambda t: 1 - jnp.minimum(ema, (1.0 + t) / (10.0 + t))
+  first = total - max(round(swa * total), 1)
+  return (lambda t: 1 / jnp.maximum(t - first + 1.0, 1.0)) if swa else None
 
 
 def squared_norm(tree):

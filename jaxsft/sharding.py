@@ -41,6 +41,7 @@ RULES = (
   (r"conv/kernel", P(None, "fsdp", None)),  # D D/groups places
   (r"(dense|head|(embed/)?project)/kernel", P(None, "fsdp")),  # out D
   (r"(dense|head|lm_head|embed/project|conv)/bias", P(None)),  # out
+  (r"ns_coeffs", P(None)),  # of Muon's polynomial
 )
 # Adafactor's sums over rows and columns are small. "v/…/…" is a tree of them, while
 # "attn/v/kernel" is a projection.

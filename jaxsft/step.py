@@ -36,12 +36,25 @@ class TrainState:
   """Updates skipped because they were not finite, int32 scalar."""
   bad: Any
   """Those in a row until now, int32 scalar."""
+  average: Any
+  """Of `trainable` over the updates, as Rule.average says; {}: there is none."""
 
 
-def init_state(trainable, frozen, tx):
+def init_state(trainable, frozen, rule):
   """The state before the first update."""
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, trainable, frozen, tx.init(trainable), zero, zero)
+  average = {} if rule.average is None else jax.tree.map(jnp.copy, trainable)
+  return TrainState(zero, trainable, frozen, rule.tx.init(trainable), zero, zero, average)
+
+
+def result(state):
+  """What training has come to, of the leaves that train: their average, or themselves."""
+  return state.average or state.trainable
+
+
+def params(state):
+  """The full parameter dict of `result`."""
+  return merge(result(state), state.frozen)
 
 
 def merge(trainable, frozen):
@@ -55,7 +68,7 @@ def merge(trainable, frozen):
   return merged
 
 
-def train_step(state, batch, *, loss, rule, penalty, clip, seed):
+def train_step(state, batch, *, loss, rule, penalty, clip, clip_value=0.0, seed):
   """One update from one batch; returns (state, metrics).
 
   batch: dict of arrays [A, R, …]: A micro-batches of R rows, whose sums are added before
@@ -63,9 +76,9 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
   loss(params, micro_batch, key) -> {"loss": (sum, weight), …}, float32 scalars; what is
   minimised is the sum of those in OBJECTIVE, over the weight of "loss".
   rule: optim.Rule.
-  penalty: (name, weight), added once to the gradient, before clipping to norm `clip` (0:
-  not). A non-finite loss or gradient, or a batch without weight, changes nothing but the
-  counters.
+  penalty: (name, weight), added once to the gradient, before clipping each number to
+  +-clip_value and then all to norm `clip` (0: not). A non-finite loss or gradient, or a batch
+  without weight, changes nothing but the counters and the average.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
 
@@ -91,6 +104,8 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     if factor is not None:
       gradient = optim.add_penalty(gradient, params, factor)
+    if clip_value:
+      gradient = jax.tree.map(lambda g: jnp.clip(g, -clip_value, clip_value), gradient)
     return optim.where(masks, gradient, 0)
 
   norm = jnp.sqrt(optim.squared_norm(objective_gradient(gradient, state.trainable)))
@@ -108,6 +123,10 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
 
   ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (weight > 0)
   trainable, opt_state = _if_ok(ok, update, gradient, state.trainable, state.opt_state)
+  average = {}
+  if rule.average is not None:
+    share = rule.average(state.step)
+    average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, trainable)
   bad = jnp.where(ok, 0, state.bad + 1)
   state = TrainState(
     step=state.step + 1,
@@ -116,6 +135,7 @@ def train_step(state, batch, *, loss, rule, penalty, clip, seed):
     opt_state=opt_state,
     skipped=state.skipped + ~ok,
     bad=bad,
+    average=average,
   )
   counts = {"weight": weight, "skipped": state.skipped, "bad": bad}
   return state, metrics | {"lr": rate, "grad_norm": norm} | counts

@@ -155,7 +155,7 @@ def make_state(job, latest):
   """
   config, checkpoints = job.config, job.checkpoints
   shapes = jax.eval_shape(
-    partial(step.init_state, tx=job.rule.tx), *select.split(job.network.shapes(), job.chosen)
+    partial(step.init_state, rule=job.rule), *select.split(job.network.shapes(), job.chosen)
   )
   places = sharding.shardings_for(shapes, job.mesh)
   new_head = jobs.new_head(config, job.base)
@@ -173,7 +173,7 @@ def make_state(job, latest):
   if new:
     job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
   make = jax.jit(
-    partial(step.init_state, tx=job.rule.tx), out_shardings=places, donate_argnums=(0, 1)
+    partial(step.init_state, rule=job.rule), out_shardings=places, donate_argnums=(0, 1)
   )
   state = make(*select.split(params, job.chosen))
   loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsft import optim
+from jaxsft import optim, sharding
+from jaxsft.errors import UsageError
 
 PARAMS = {
   "embed": {"tokens": {"embedding": jnp.full((3, 2), 2.0)}, "norm": {"scale": jnp.ones(2)}},
@@ -76,14 +77,49 @@ def test_penalty_at_zero_is_finite():
   assert np.isfinite(value) and np.isfinite(factor)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
 def test_every_rule_moves_every_leaf_and_keeps_float32(name):
   tx = optim.make_transformation(
     name, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, params=PARAMS
   )
   state = tx.init(PARAMS)
   gradient = jax.tree.map(lambda p: 0.1 * jnp.ones_like(p), PARAMS)
+  sharding.shardings_for(state, sharding.make_mesh())  # each has a place
   direction, state = tx.update(gradient, state, PARAMS)
   assert all(np.abs(d).min() > 0 for d in jax.tree.leaves(direction))
   floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
   assert all(x.dtype == jnp.float32 for x in floats)
+
+
+STACK = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
+
+
+def one_update(name, params, gradient, **more):
+  settings = {"b1": 0.95, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "params": params}
+  tx = optim.make_transformation(name, **(settings | more))
+  return jax.jit(tx.update)(gradient, tx.init(params), params)[0]
+
+
+def test_muon_of_a_stack_is_torchs_of_every_layer(oracle):
+  """And AdamW's of what is no matrix of a layer. torch's polynomial is in bfloat16."""
+  tree = lambda x: {"layers": {"q": {"kernel": x, "bias": x[..., 0]}}, "head": {"kernel": x[0]}}
+  gradient = np.roll(STACK, 1, 0)
+  found = one_update("muon", tree(STACK), tree(gradient))
+  for layer in range(3):
+    weight = oracle.nn.Parameter(oracle.tensor(STACK[layer]))
+    weight.grad = oracle.tensor(gradient[layer])
+    settings = {"weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    oracle.optim.Muon([weight], lr=0.01, **settings).step()
+    moved = (STACK[layer] - weight.detach().numpy()) / 0.01
+    np.testing.assert_allclose(found["layers"]["q"]["kernel"][layer], moved, atol=0.03)
+  rest = one_update("adamw", tree(STACK), tree(gradient))
+  for path in (("layers", "q", "bias"), ("head", "kernel")):
+    get = lambda t, path=path: (
+      t[path[0]][path[1]] if len(path) == 2 else t["layers"]["q"]["bias"]
+    )
+    np.testing.assert_allclose(get(found), get(rest), rtol=1e-6)
+
+
+def test_muon_needs_a_matrix_of_a_layer():
+  with pytest.raises(UsageError, match="name='muon': found no matrix of a layer"):
+    one_update("muon", {"head": {"kernel": STACK[0]}}, {"head": {"kernel": STACK[0]}})

@@ -52,6 +52,7 @@ def build(
   lr=0.1,
   penalty=("none", 0.0),
   clip=0.0,
+  clip_value=0.0,
   wd=0.0,
   loss=loss,
   schedule=None,
@@ -62,17 +63,19 @@ def build(
   )
   settings = {"peak_lr": lr, "end_lr": 0, "warmup": 0, "decay": 1, "total": 100}
   schedule = schedule or optim.make_schedule("constant", **settings)
+  rule = rule or optim.Rule(tx, schedule)
   run = jax.jit(
     partial(
       step.train_step,
       loss=loss,
-      rule=rule or optim.Rule(tx, schedule),
+      rule=rule,
       penalty=penalty,
       clip=clip,
+      clip_value=clip_value,
       seed=0,
     )
   )
-  return run, step.init_state(jax.tree.map(jnp.asarray, params), frozen or {}, tx)
+  return run, step.init_state(jax.tree.map(jnp.asarray, params), frozen or {}, rule)
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -294,3 +297,38 @@ def test_leaves_and_rows_learn_at_rates_of_their_own():
   expected["pooler"]["kernel"] *= 0.5
   expected["head"]["kernel"] *= factors["head/kernel"][:, None]
   close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_of_weights_is_that_of_a_loop():
+  """Over updates of which one is skipped; it moves nothing and is counted as it stands."""
+  for average, total in (
+    (optim.averaging(6, ema=0.5), None),
+    (optim.averaging(6, swa=0.5), 3),
+  ):
+    rule = optim.Rule(optim.optax.trace(0.9), lambda _: 0.1, average=average)
+    run, state = build(rule=rule)
+    seen, expected = [], np.asarray(PARAMS["head"]["kernel"])
+    for number in range(6):
+      bad = make_batch(1, weights=np.full(12, np.nan if number == 4 else 1.0))
+      state, _ = run(state, bad)
+      seen.append(np.asarray(state.trainable["head"]["kernel"]))
+      decay = min(0.5, (1 + number) / (10 + number))
+      expected = decay * expected + (1 - decay) * seen[-1]
+    assert int(state.skipped) == 1
+    expected = expected if total is None else np.mean(seen[-total:], 0)
+    found = step.params(state)["head"]["kernel"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - seen[-1]).max() > 1e-3
+
+
+def test_each_number_is_clipped_before_the_norm():
+  rule = optim.Rule(optim.optax.identity(), lambda _: 1.0)
+  moved = lambda state: jax.tree.map(np.subtract, PARAMS, state.trainable)
+  (run, state), (clipped, same) = build(rule=rule), build(rule=rule, clip_value=0.05, clip=0.1)
+  whole = moved(run(state, make_batch(1))[0])
+  state, metrics = clipped(same, make_batch(1))
+  few = jax.tree.map(lambda g: np.clip(g, -0.05, 0.05), whole)
+  norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(few)))
+  np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+  assert norm > 0.1
+  close(moved(state), jax.tree.map(lambda g: g * 0.1 / norm, few), rtol=1e-4)

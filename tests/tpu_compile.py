@@ -172,7 +172,7 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   context = tasks.Context(Tokenizer(), 512, labels=("a", "b"))
   options = tasks.options_of(tasks.TASKS[task], settings.loss, context)
   compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, rule)
-  shapes = jax.eval_shape(partial(step.init_state, tx=rule.tx), network.shapes(), {})
+  shapes = jax.eval_shape(partial(step.init_state, rule=rule), network.shapes(), {})
 
   def place(leaf, where):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)

@@ -67,8 +67,9 @@ class Loss:
 class Optim:
   """The update rule."""
 
-  name: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-  """Optimiser (optax)."""
+  name: Literal["adamw", "adafactor", "lion", "sgd", "muon"] = "adamw"
+  """Optimiser (optax); muon orthogonalises the updates of the layers' matrices, at AdamW's
+  learning rates, and leaves the rest to AdamW."""
   peak_lr: float = 2e-5
   """Learning rate after warmup."""
   end_lr: float = 0.0
@@ -95,6 +96,14 @@ class Optim:
   """Decoupled decay of matrices and embeddings; biases and norms never decay."""
   clip: float = 1.0
   """Largest global gradient norm; 0 switches clipping off."""
+  clip_value: float = 0.0
+  """Largest magnitude of each number of the gradient, before `clip`; 0: any."""
+  ema: float = 0.0
+  """Decay of an exponential mean of the weights, which is evaluated and exported in their
+  place; of the first updates min(ema, (1+t)/(10+t)); 0: none."""
+  swa: float = 0.0
+  """Share of all updates, the last ones, of whose weights the mean is evaluated and exported
+  (stochastic weight averaging, arXiv:1803.05407); 0: none."""
   penalty: Literal["none", "l2", "l2_squared"] = "l2"
   """Regulariser in the objective over the decaying trainable weights: norm or its square."""
   penalty_weight: float = 1e-4

@@ -29,6 +29,16 @@ def rules(c):
     not 0 < c.optim.layer_decay <= 1,
     f"config.optim.layer_decay: found {c.optim.layer_decay}, expected above 0 and at most 1",
   )
+  for name, value in (("ema", c.optim.ema), ("swa", c.optim.swa)):
+    yield not 0 <= value < 1, f"config.optim.{name}: found {value}, expected 0 up to below 1"
+  yield (
+    c.optim.ema > 0 < c.optim.swa,
+    "config.optim.ema, config.optim.swa: two kinds of average are set, expected one",
+  )
+  yield (
+    not c.optim.clip_value >= 0,
+    f"config.optim.clip_value: found {c.optim.clip_value}, expected 0 (off) or more",
+  )
   for pattern, factor in (c.optim.rates or {}).items():
     yield (
       not 0 < factor < float("inf"),

@@ -38,7 +38,7 @@ def params(job):
 def state(job):
   """The state before the first update."""
   split = select.split(params(job), job.chosen)
-  make = lambda a, b: step.init_state(a, b, job.rule.tx)
+  make = lambda a, b: step.init_state(a, b, job.rule)
   places = sharding.shardings_for(jax.eval_shape(make, *split), job.mesh)
   return jax.jit(make, out_shardings=places)(*split)
 

@@ -42,7 +42,7 @@ def at_step(config, work):
   job = build.job(config, start.mesh_of(config.mesh))
   shapes = job.network.shapes()
   halves = train.select.split(shapes, job.chosen)
-  state = jax.eval_shape(lambda *a: step.init_state(*a, job.rule.tx), *halves)
+  state = jax.eval_shape(lambda *a: step.init_state(*a, job.rule), *halves)
   places = train.sharding.shardings_for(state, job.mesh)
   with jax.set_mesh(job.mesh):
     first = next(iter(train.batches(job, 0)))

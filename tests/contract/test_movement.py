@@ -123,3 +123,33 @@ def test_a_run_of_the_last_layers_is_exported_whole(files, tmp_path, monkeypatch
   np.testing.assert_array_equal(
     exported["layers/mlp/up/kernel"][0], before["layers/mlp/up/kernel"][0]
   )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("average", [{"optim__ema": 0.9}, {"optim__swa": 0.7}])
+def test_the_average_survives_a_stop_and_is_exported(files, tmp_path, monkeypatch, average):
+  tiny.on_devices(monkeypatch, 1)
+  pair = PAIRS[0]
+  settings = {"steps": 3, "checkpoint__every": 2, "optim__name": "muon", **average}
+  config = tiny.config(*pair, *files(*pair), **settings)
+  with monkeypatch.context() as patch:
+    patch.setattr(train.start.Preemption, "asked", lambda self, done: done == 2)
+    with pytest.raises(jaxsft.errors.JaxsftError, match="stopped after update 2"):
+      train.finetune(config, tmp_path / "run")
+  run = train.finetune(config, tmp_path / "run")
+  job = build.job(config, tiny.devices(1))
+  seen = []
+  with jax.set_mesh(job.mesh):
+    now = build.state(job)
+    average = build.host(now.trainable)
+    for number, batch in enumerate(train.batches(job, 0)):
+      now, _ = job.train_step(now, batch)
+      seen.append(build.host(now.trainable))
+      decay = min(0.9, (1 + number) / (10 + number))
+      average = {path: decay * x + (1 - decay) * seen[-1][path] for path, x in average.items()}
+  if config.optim.swa:  # of three, the last two
+    average = {path: (seen[1][path] + seen[2][path]) / 2 for path in average}
+  exported = build.host(jaxsft.load(run.export).params)
+  for path, leaf in average.items():
+    np.testing.assert_allclose(exported[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+  assert max(np.abs(exported[path] - seen[-1][path]).max() for path in average) > 1e-3

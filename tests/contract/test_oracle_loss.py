@@ -92,9 +92,10 @@ def test_noise_is_never_learnt(files):
     "adamw", b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, params=params
   )
   loss = lambda params, batch, key: chat.loss(network, params, batch, OPTIONS, key)
-  options = {"rule": optim.Rule(tx, lambda _: 3e-3), "penalty": ("none", 0.0), "clip": 1.0}
+  rule = optim.Rule(tx, lambda _: 3e-3)
+  options = {"rule": rule, "penalty": ("none", 0.0), "clip": 1.0}
   update = jax.jit(partial(step.train_step, loss=loss, seed=0, **options))
-  state = step.init_state(params, {}, tx)
+  state = step.init_state(params, {}, rule)
   for _ in range(150):
     ids = rng.integers(0, V, (1, 8, 33)).astype(np.int32)
     ones = np.ones((1, 8, 32), np.int32)
