@@ -65,7 +65,11 @@ def check_split(watched, fsdp, tensor):
 
 @pytest.mark.parametrize(
   ("fsdp", "tensor", "settings"),
-  [(4, 2, {"num_beams": 3}), (1, 2, {"temperature": 1.2, "seed": 3}), (2, 1, {})],
+  [
+    (4, 2, {"num_beams": 3}),
+    pytest.param(1, 2, {"temperature": 1.2, "seed": 3}, marks=pytest.mark.full),
+    pytest.param(2, 1, {}, marks=pytest.mark.full),
+  ],
 )
 def test_a_model_that_is_loaded_over_a_mesh(
   llama, watched, monkeypatch, fsdp, tensor, settings

@@ -10,6 +10,7 @@ another, the lists side by side. `kill` is "PLACE:N": SIGKILL at the N-th time t
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -63,7 +64,8 @@ def run(job):
   with open(job["out"], "w") as out:
     os.dup2(out.fileno(), 1)
     os.dup2(out.fileno(), 2)
-  os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={job['devices']}"
+  devices = f"device_count={job['devices']}"
+  os.environ["XLA_FLAGS"] = re.sub(r"device_count=\d+", devices, os.environ["XLA_FLAGS"])
   code = 70
   try:
     if job["kill"]:
