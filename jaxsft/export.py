@@ -93,7 +93,7 @@ def export_run(run, directory, dtype=None):
     if best is not None:
       trainable, _ = checkpoints.restore_best(trainable)
     else:
-      rule = job.make_rule(config.optim, network, chosen, total=1)
+      rule = job.make_rule(config, network, chosen, total=1)
       state = jax.eval_shape(functools.partial(step.init_state, rule=rule), trainable, frozen)
       saved = checkpoints.restore(latest, finish.saved_part(state))[0]
       trainable = step.result(step.TrainState(**saved, frozen=frozen))

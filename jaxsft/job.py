@@ -10,7 +10,7 @@ from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
-from jaxsft.tuning import rates, select
+from jaxsft.tuning import rates, select, unfreeze
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,17 @@ def choose(config, network):
   return select.choose(shapes, tune.method, tune.train, stacks=stacks, has_head=has_head)
 
 
-def make_rule(settings, network, chosen, total):
-  """The optim.Rule of a config's `optim` group for the parameters that are chosen."""
-  shapes = network.shapes()
+def make_rule(config, network, chosen, total):
+  """The optim.Rule of a config's `optim` and `tune` groups for what is chosen to train."""
+  settings, shapes = config.optim, network.shapes()
+  starts = unfreeze.starts(
+    shapes,
+    chosen,
+    network.stacks,
+    patterns=config.tune.unfreeze,
+    every=config.tune.unfreeze_every,
+    has_head=tasks.TASKS[config.task].HEAD != "lm",
+  )
   trainable = select.split(shapes, chosen)[0]
   schedule = optim.make_schedule(
     settings.schedule,
@@ -119,6 +127,7 @@ def make_rule(settings, network, chosen, total):
     eps=settings.eps,
     weight_decay=settings.weight_decay,
     params=trainable,
+    starts=starts,
   )
   factors = rates.multipliers(
     shapes,
@@ -128,7 +137,7 @@ def make_rule(settings, network, chosen, total):
     patterns=settings.rates,
   )
   average = optim.averaging(total, settings.ema, settings.swa)
-  return optim.Rule(tx, schedule, factors, chosen.masks, average)
+  return optim.Rule(tx, schedule, factors, chosen.masks, starts, average)
 
 
 def make_train_step(config, task, options, network, rule):

@@ -32,8 +32,18 @@ class Rule:
   """{path: factor of the learning rate, or one for each row}; the others have 1."""
   masks: Any = field(default_factory=dict)
   """{path: whether each row of the leaf trains}; of the others all do."""
+  starts: Any = field(default_factory=dict)
+  """{path: the first update that changes the leaf, or each row of it}; the others: 0."""
   average: Any = None
   """See `averaging`."""
+
+
+def training(rule, step):
+  """{path: whether the leaf, or each row of it, is changed by update `step`}; others are."""
+  found = {path: np.array(mask) for path, mask in rule.masks.items()}
+  for path, start in rule.starts.items():
+    found[path] = found.get(path, True) & (step >= start)
+  return found
 
 
 def by_rows(tree, values):
@@ -42,7 +52,7 @@ def by_rows(tree, values):
   def one(path, leaf):
     value = values.get(path_string(path))
     rows = np.ndim(value) and (-1, *[1] * (len(leaf.shape) - 1))
-    return np.reshape(value, rows) if rows else value
+    return jnp.reshape(value, rows) if rows else value
 
   return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -55,6 +65,25 @@ def where(masks, tree, other):
   other = jax.tree.map(lambda _: other, tree) if isinstance(other, int) else other
   one = lambda x, mask, y: x if mask is None else jnp.where(mask, x, y)
   return jax.tree.map(one, tree, masks, other)
+
+
+def kept(masks, new, old):
+  """The optimiser's state `new`, as in `old` for what does not train.
+
+  masks: of `training`. A moment's path ends in that of its leaf.
+  """
+  if not masks:
+    return new
+
+  def one(path, x, y):
+    path = f"/{path_string(path)}"
+    for name, mask in masks.items():
+      if path.endswith(f"/{name}") and (not np.ndim(mask) or x.shape[:1] == mask.shape):
+        rows = np.ndim(mask) and (-1, *[1] * (x.ndim - 1))
+        return jnp.where(jnp.reshape(mask, rows) if rows else mask, x, y)
+    return x
+
+  return jax.tree_util.tree_map_with_path(one, new, old)
 
 
 def scaled(direction, rate, rates):
@@ -107,15 +136,15 @@ def decays(params):
   )
 
 
-def make_transformation(name, *, b1, b2, eps, weight_decay, params):
+def make_transformation(name, *, b1, b2, eps, weight_decay, params, starts=None):
   """optax transformation to a direction; multiply by minus the learning rate.
 
   params: the trainable leaves (arrays or shapes). adamw: Loshchilov & Hutter,
   arXiv:1711.05101; adafactor: arXiv:1804.04235; lion: arXiv:2302.06675; sgd with momentum b1;
-  muon for the matrices of layers, adamw for the rest. Raises UsageError where muon finds no
-  such matrix.
+  muon for the matrices of layers, adamw for the rest. starts: of a Rule. Raises UsageError
+  where muon finds no such matrix.
   """
-  adam = partial(optax.scale_by_adam, b1, b2, eps, mu_dtype=jnp.float32)
+  adam = partial(_adam, b1, b2, eps, starts or {})
   rules = {
     "adamw": adam,
     "adafactor": lambda: optax.chain(
@@ -127,6 +156,30 @@ def make_transformation(name, *, b1, b2, eps, weight_decay, params):
   }
   decay = optax.add_decayed_weights(weight_decay, mask=decays(params))
   return optax.chain(rules[name](), decay) if weight_decay else optax.chain(rules[name]())
+
+
+def _adam(b1, b2, eps, starts):
+  """Adam's moments; of leaves that start later they are taken for as young as they are.
+
+  Otherwise their first updates would be sqrt(1 - b2) / (1 - b1) times too small a divisor's:
+  with the usual values three times too large.
+  """
+  adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.float32)
+  if not starts:
+    return adam
+
+  def update(gradient, state, params=None):
+    direction, state = adam.update(gradient, state, params)
+    ages = {path: jnp.maximum(state.count - start, 1) for path, start in starts.items()}
+
+    def late(d, age, mu, nu):
+      unbiased = lambda moment, decay: moment / (1 - decay ** age.astype(jnp.float32))
+      return d if age is None else unbiased(mu, b1) / (jnp.sqrt(unbiased(nu, b2)) + eps)
+
+    ages = by_rows(direction, ages)
+    return jax.tree.map(late, direction, ages, state.mu, state.nu), state
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 def _muon(b1, adam, params):

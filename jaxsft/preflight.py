@@ -5,6 +5,7 @@ import numpy as np
 from jaxsft import optim
 from jaxsft.data import audit
 from jaxsft.doctor import findings, parts
+from jaxsft.errors import JaxsftError
 from jaxsft.tuning import select
 
 SAID = ("batch-larger-than-data",)
@@ -17,6 +18,7 @@ def report(prepared, config, shapes, chosen, rule):
   shapes: the network's parameter shapes; chosen: select.Choice; rule: optim.Rule.
   """
   train, plan = prepared.train, prepared.plan
+  check_starts(rule, plan.num_steps)
   sets = parts.all_described(prepared)
   found = findings.findings(prepared, config, sets)
   findings.refuse(found)
@@ -47,6 +49,16 @@ def report(prepared, config, shapes, chosen, rule):
   )
 
 
+def check_starts(rule, total):
+  """Raises JaxsftError where something starts to train after the last update."""
+  for path, start in rule.starts.items():
+    if np.max(start) >= total:
+      raise JaxsftError(
+        f"{path}: would train from update {np.max(start)} on, but the run has {total}; lower "
+        "config.tune.unfreeze or config.tune.unfreeze_every, or train longer"
+      )
+
+
 def leaves_of(shapes, chosen, rule):
   """The audit.Leaf of every parameter, in order."""
 
@@ -55,9 +67,10 @@ def leaves_of(shapes, chosen, rule):
     mask = chosen.masks.get(path, [n >= chosen.first.get(path, 0) for n in range(rows)])
     part = None if path not in chosen or all(mask) else [n for n in range(rows) if mask[n]]
     rate = np.asarray(rule.rates.get(path, 1.0)).tolist()
+    start = np.asarray(rule.starts.get(path, 0)).tolist()
     decays = optim.kind(path) in ("matrix", "embedding")
     trained = chosen.trained(path, leaf)
-    return audit.Leaf(path, leaf.shape, str(leaf.dtype), trained, part, decays, rate)
+    return audit.Leaf(path, leaf.shape, str(leaf.dtype), trained, part, decays, rate, start)
 
   return tuple(one(path, leaf) for path, leaf in select.paths(shapes))
 

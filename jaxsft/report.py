@@ -214,7 +214,7 @@ def by_support(per_type):
   return [(name, [shorten(one[key]) for key in OF_TYPES]) for name, one in found]
 
 
-OF_LEAVES = ("train", "decay", "x learning rate")
+OF_LEAVES = ("train", "decay", "x learning rate", "from update")
 OF_PARTS = ("value", "95 %", "rows")
 
 
@@ -293,21 +293,26 @@ def _preflight(data):
   return f"<h2>Data</h2>\n<pre>{_text(chr(10).join(lines))}</pre>\n" if lines else ""
 
 
+def _ends(values):
+  """The least and the largest of them."""
+  values = values if isinstance(values, list) else [values]
+  return " to ".join(dict.fromkeys(map(shorten, (min(values), max(values)))))
+
+
 def _parameters(table):
   if not table:
     return ""
   head = "".join(f"<th>{name}</th>" for name in ("path", "shape", "type", *OF_LEAVES))
   rows = ""
   for leaf in table["leaves"]:
-    rate = leaf["rate"] if isinstance(leaf["rate"], list) else [leaf["rate"]]
-    ends = dict.fromkeys(map(shorten, (min(rate), max(rate))))
-    fate = (f"{leaf['trained']:,}", "yes" if leaf["decays"] else "no", " to ".join(ends))
+    decays = "yes" if leaf["decays"] else "no"
+    fate = (f"{leaf['trained']:,}", decays, _ends(leaf["rate"]), _ends(leaf["start"]))
     shape = " × ".join(map(str, leaf["shape"]))
     cells = (
       leaf["path"],
       shape,
       leaf["dtype"],
-      *(fate if leaf["trained"] else ("frozen", "", "")),
+      *(fate if leaf["trained"] else ("frozen", "", "", "")),
     )
     rows += f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>\n"
   return (

@@ -87,7 +87,7 @@ def finetune(config, workdir=None):
   chosen = jobs.choose(config, network)
 
   # 3. The update rule, over the planned number of updates.
-  rule = jobs.make_rule(config.optim, network, chosen, data.plan.num_steps)
+  rule = jobs.make_rule(config, network, chosen, data.plan.num_steps)
   report = preflight.report(data, config, shapes, chosen, rule)
   lengths, masked = data.train.store.lengths, data.context.mask_rate
   flops = jobs.flops_per_token(network, shapes, chosen, lengths, masked)

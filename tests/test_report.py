@@ -51,6 +51,7 @@ def run(tmp_path):
   data = {"report": ["rows  3 read", f"1  {EVIL}"]}
   (tmp_path / "data.json").write_text(json.dumps(data))
   leaf = {"path": EVIL, "shape": [3, 2], "dtype": "float32", "trained": 4, "rate": [0.25, 1.0]}
+  leaf["start"] = 0
   leaves = [leaf | {"decays": True}, leaf | {"path": "still", "trained": 0, "decays": True}]
   table = {"trained": 4, "total": 12, "leaves": leaves}
   (tmp_path / "parameters.json").write_text(json.dumps(table))

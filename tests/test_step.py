@@ -332,3 +332,60 @@ def test_each_number_is_clipped_before_the_norm():
   np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
   assert norm > 0.1
   close(moved(state), jax.tree.map(lambda g: g * 0.1 / norm, few), rtol=1e-4)
+
+
+def test_leaves_and_rows_that_start_later_are_torchs(oracle):
+  """torch counts the updates of each parameter; before its first, nothing of it moves."""
+  torch, begins = oracle, {"pooler": 2, "rows": (0, 1, 3)}
+  starts = {"pooler/kernel": 2, "head/kernel": np.array(begins["rows"], np.int32)}
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, params=PARAMS, starts=starts
+  )
+  run, state = build(rule=optim.Rule(tx, lambda _: 0.1, starts=starts))
+  rows = [torch.nn.Parameter(torch.tensor(row)) for row in PARAMS["head"]["kernel"]]
+  pooler = torch.nn.Parameter(torch.tensor(PARAMS["pooler"]["kernel"]))
+  bias = torch.nn.Parameter(torch.tensor(PARAMS["head"]["bias"]))
+  options = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}
+  groups = [{"params": [*rows, pooler], "weight_decay": 0.1}]
+  theirs = torch.optim.AdamW([*groups, {"params": [bias], "weight_decay": 0.0}], **options)
+  batch = {k: torch.tensor(v[0]) for k, v in make_batch(1).items()}
+  for number in range(5):
+    before = state
+    state, _ = run(state, make_batch(1))
+    theirs.zero_grad()
+    logits = batch["x"] @ pooler.T @ torch.stack(rows).T + bias
+    torch.nn.functional.cross_entropy(logits, batch["y"]).backward()
+    late = [row for row, first in zip(rows, begins["rows"], strict=True) if number < first]
+    for one in [*late, *([pooler] if number < begins["pooler"] else [])]:
+      one.grad = None
+    theirs.step()
+    if number < begins["pooler"]:
+      same = lambda x, y: x.shape != (5, 5) or np.testing.assert_array_equal(x, y)
+      jax.tree.map(same, before, state)
+    old, new = (x.trainable["head"]["kernel"] for x in (before, state))
+    assert (old != new).any(1).tolist() == [number >= first for first in begins["rows"]]
+  assert run._cache_size() == 1
+  found = state.trainable
+  close(found["pooler"]["kernel"], pooler.detach().numpy(), atol=1e-5)
+  close(found["head"]["kernel"], torch.stack(rows).detach().numpy(), atol=1e-5)
+  close(found["head"]["bias"], bias.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_no_moment_of_what_does_not_train_moves(name):
+  params = {"layers": {"q": {"kernel": np.ones((3, 130, 140), np.float32) * 0.1}}}
+  starts = {"layers/q/kernel": np.array([0, 9, 9], np.int32)}
+  settings = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+  tx = optim.make_transformation(name, **settings, params=params, starts=starts)
+  total = lambda p, batch, key: {"loss": (jnp.sum(jnp.sin(p["layers"]["q"]["kernel"])), 1.0)}
+  run, state = build(params, rule=optim.Rule(tx, lambda _: 0.1, starts=starts), loss=total)
+  new, _ = run(state, make_batch(1))
+  rows = [
+    (np.asarray(x), np.asarray(y))
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True)
+    if x.shape[:1] == (3,) and x.ndim > 1
+  ]
+  assert len(rows) >= 2  # the leaf, and some moment of it
+  for old, now in rows:
+    np.testing.assert_array_equal(now[1:], old[1:])
+    assert (now[0] != old[0]).any()

@@ -168,7 +168,7 @@ def main(model, topology, data, fsdp, tensor, expert, dtype):
   network = models.Network(arch, head, dtype=dtype, remat="dots")
   settings = config.Config(task=task)
   chosen = job.choose(settings, network)
-  rule = job.make_rule(settings.optim, network, chosen, 100)
+  rule = job.make_rule(settings, network, chosen, 100)
   context = tasks.Context(Tokenizer(), 512, labels=("a", "b"))
   options = tasks.options_of(tasks.TASKS[task], settings.loss, context)
   compiled = job.make_train_step(settings, tasks.TASKS[task], options, network, rule)

@@ -26,6 +26,18 @@ def rules(c):
     f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
   )
   yield (
+    c.tune.unfreeze_every < 0,
+    f"config.tune.unfreeze_every: found {c.tune.unfreeze_every}, expected 0 (off) or more",
+  )
+  for pattern, start in (c.tune.unfreeze or {}).items():
+    found = f"config.tune.unfreeze: found {start} for {pattern!r}"
+    yield start < 0, f"{found}, expected the number of an update, from 0"
+  yield (
+    bool(c.tune.unfreeze) and c.tune.unfreeze_every > 0,
+    "config.tune.unfreeze, config.tune.unfreeze_every: both say when layers train, expected "
+    "one of them",
+  )
+  yield (
     not 0 < c.optim.layer_decay <= 1,
     f"config.optim.layer_decay: found {c.optim.layer_decay}, expected above 0 and at most 1",
   )

@@ -96,6 +96,8 @@ class Leaf:
   decays: bool
   rate: float | list[float]
   """Factor of the learning rate, or one for each row that trains."""
+  start: int | list[int] = 0
+  """The first update that changes it, or each row that trains."""
 
   def size(self) -> int:
     return math.prod(self.shape)
@@ -104,9 +106,9 @@ class Leaf:
     shape = " x ".join(map(str, self.shape)) or "scalar"
     fate = "trains" + (f" in {_spans(self.rows)}" if self.rows else "")
     fate += ", decays" if self.decays else ""
-    rates = self.rate if isinstance(self.rate, list) else [self.rate]
-    ends = list(dict.fromkeys(f"{rate:.3g}" for rate in (min(rates), max(rates))))
-    fate += "" if ends == ["1"] else f", {' to '.join(ends)} x lr"
+    rate, start = _ends(self.rate), _ends(self.start)
+    fate += "" if rate == "1" else f", {rate} x lr"
+    fate += "" if start == "0" else f", from update {start}"
     return f"{self.path:<{width}}  {shape:<16} {fate}"
 
 
@@ -167,6 +169,12 @@ class Audit:
       lines.append(f"example {number}  " + sample.replace("\n", "\n           "))
     lines += [f"note       {text}" for text in self.plan.get("notes", ())]
     return lines + [f"warning    {text}" for text in self.warnings]
+
+
+def _ends(values):
+  """ "0.5 to 1", the least and the largest."""
+  values = values if isinstance(values, list) else [values]
+  return " to ".join(dict.fromkeys(f"{x:.6g}" for x in (min(values), max(values))))
 
 
 def _spans(rows):

@@ -20,25 +20,26 @@ def multipliers(tree, chosen, stacks, *, layer_decay=1.0, patterns=None, more=No
   UsageError for a pattern that matches nothing that trains, and for layers that share their
   weights.
   """
-  patterns, more, found = patterns or {}, more or {}, {}
   if layer_decay != 1 and not stacks:
     raise UsageError(
       f"config.optim.layer_decay: found {layer_decay}, expected 1: all layers of this model "
       "have the same weights"
     )
-  _check(tree, chosen, stacks, patterns)
-  powers = distances(tree, stacks)
-  for path, leaf in select.paths(tree):
-    if path not in chosen:
-      continue
-    names = [(path, name) for name in select.addresses(path, leaf, stacks)] or [(path,)]
-    own = np.array([_of(patterns, name) for name in names])
-    factor = layer_decay ** powers[path] * own * more.get(path, 1.0)
-    factor = np.broadcast_to(factor, len(names))[chosen.first.get(path, 0) :]
-    if (factor != 1).any():
-      same = (factor == factor[0]).all()
-      found[path] = float(factor[0]) if same else factor.astype(np.float32)
+  powers, more, found = distances(tree, stacks), more or {}, {}
+  own = select.values(tree, chosen, stacks, patterns or {}, 1.0, "config.optim.rates")
+  for path, factors in own.items():
+    power = powers[path]
+    power = power[chosen.first.get(path, 0) :] if np.ndim(power) else power
+    factor = layer_decay**power * factors * more.get(path, 1.0)
+    if np.any(factor != 1):
+      found[path] = one_or_rows(factor, np.float32)
   return found
+
+
+def one_or_rows(values, dtype):
+  """A number where all values are the same, else an array of `dtype`."""
+  values = np.ravel(values)
+  return values[0].item() if (values == values[0]).all() else values.astype(dtype)
 
 
 def distances(tree, stacks):
@@ -66,23 +67,3 @@ def distances(tree, stacks):
     return deepest + (not path.startswith(LOWEST))
 
   return {path: one(path, leaf) for path, leaf in select.paths(tree)}
-
-
-def _of(patterns, names):
-  """The factor of the first pattern that matches one of the names; 1 where none does."""
-  hits = (f for p, f in patterns.items() if any(re.search(p, name) for name in names))
-  return next(hits, 1.0)
-
-
-def _check(tree, chosen, stacks, patterns):
-  key = "config.optim.rates"
-  for pattern in patterns:
-    found = select.rows_of(tree, pattern, stacks, key)
-    if not found:
-      near = select.near(tree, pattern, stacks)
-      raise UsageError(f"{key}: {pattern!r} matches no parameter; near it are {near}")
-    if not any(path in chosen for path in found):
-      raise UsageError(
-        f"{key}: {pattern!r} matches only parameters that do not train, such as "
-        f"{next(iter(found))}; see config.tune"
-      )

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 import jax
+import numpy as np
 
 from jaxsft.errors import UsageError
 
@@ -114,6 +115,35 @@ def rows_of(tree, pattern, stacks, key):
     if any(rows):
       found[path] = rows
   return found
+
+
+def values(tree, chosen, stacks, patterns, default, key):
+  """{path: array of a value for each row that trains, or for the leaf} of what trains.
+
+  patterns: {pattern: value}; the first that matches a path, or that of a layer, counts, else
+  `default`. Raises UsageError for a pattern that matches nothing that trains; key: of the
+  config, for the error.
+  """
+  for pattern in patterns:
+    found = rows_of(tree, pattern, stacks, key)
+    if not found:
+      raise UsageError(
+        f"{key}: {pattern!r} matches no parameter; near it are {near(tree, pattern, stacks)}"
+      )
+    if not any(path in chosen for path in found):
+      raise UsageError(
+        f"{key}: {pattern!r} matches only parameters that do not train, such as "
+        f"{next(iter(found))}; see config.tune"
+      )
+
+  def one(path, leaf):
+    first = lambda *names: next(
+      (v for p, v in patterns.items() if any(re.search(p, name) for name in names)), default
+    )
+    rows = [first(path, name) for name in addresses(path, leaf, stacks)]
+    return np.array(rows[chosen.first.get(path, 0) :] or first(path))
+
+  return {path: one(path, leaf) for path, leaf in paths(tree) if path in chosen}
 
 
 def near(tree, pattern, stacks, most=5):

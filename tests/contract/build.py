@@ -18,7 +18,7 @@ def job(config, mesh):
   metric, mode = jobs.best_by(config, data)
   network = jobs.make_network(config, base, data)
   chosen = jobs.choose(config, network)
-  rule = jobs.make_rule(config.optim, network, chosen, data.plan.num_steps)
+  rule = jobs.make_rule(config, network, chosen, data.plan.num_steps)
   with jax.set_mesh(mesh):
     train_step = jobs.make_train_step(config, data.task, data.options, network, rule)
     eval_step = evaluate.make_eval_step(network, data.task, data.options, mesh)

@@ -153,6 +153,8 @@ FLIPS = {
     ("layers/mlp",),
     {"tune__method": "regex", "!refused": True},
   ),
+  "tune.unfreeze": ("step", CLASSIFY, {"^embed": 2}, {}),
+  "tune.unfreeze_every": ("step", CLASSIFY, 1, {}),
   "loss.weighting": ("data", CHAT, "example", {}),
   "loss.label_smoothing": ("step", CLASSIFY, 0.1, {}),
   "loss.z_loss": ("step", CHAT, 1e-3, {}),

@@ -52,7 +52,7 @@ def masked(job):
   masks = {path: rows(path, n) for path, n in job.chosen.first.items()}
   chosen = select.Choice(job.chosen.paths, masks=masks)
   total = job.data.plan.num_steps
-  rule = jobs.make_rule(job.config.optim, job.network, chosen, total)
+  rule = jobs.make_rule(job.config, job.network, chosen, total)
   parts = (job.config, job.data.task, job.data.options, job.network, rule)
   update = jobs.make_train_step(*parts)
   return dataclasses.replace(job, chosen=chosen, rule=rule, train_step=update)

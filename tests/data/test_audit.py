@@ -42,7 +42,7 @@ def report(train=None, held_out=None, **changes):
 def test_the_report_in_full():
   leaves = [
     audit.Leaf(
-      "layers/attn/q/kernel", (5, 12, 8), "float32", 288, [0, 3, 4], True, [0.5, 0.9, 1.0]
+      "layers/attn/q/kernel", (5, 12, 8), "float32", 288, [0, 3, 4], True, [0.5, 0.9, 1.0], 7
     ),
     audit.Leaf("norm/scale", (8,), "float32", 8, None, False, 1.0),
     audit.Leaf("embed/tokens/embedding", (64, 8), "float32", 0, None, True, 1.0),
@@ -72,7 +72,7 @@ def test_the_report_in_full():
     "one compilation each",
     "start 0, peak 2e-05, end 0",
     "296 of 1,000 train",
-    "5 x 12 x 8       trains in layers 0, 3-4, decays, 0.5 to 1 x lr\n",
+    "5 x 12 x 8       trains in layers 0, 3-4, decays, 0.5 to 1 x lr, from update 7\n",
     "norm/scale            8                trains\n",
     "frozen: 1 more, 512 numbers (parameters.json)\n",
     "bot: ⟦yes⟧",
