@@ -50,6 +50,10 @@ def page():
         if group := values.section(annotation):
           own = f"{field.name}.{key}.NAME."
           lines += ["", f"### {own[:-1]}", "", group.__doc__, "", *table(group, own)]
+      for inner in dataclasses.fields(section):
+        if inner.default_factory is not dataclasses.MISSING:
+          group, own = inner.default_factory, f"{field.name}.{inner.name}."
+          lines += ["", f"### {own[:-1]}", "", group.__doc__, "", *table(group, own)]
   return "\n".join(lines) + "\n"
 
 

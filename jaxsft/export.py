@@ -1,6 +1,8 @@
 """The model of a run, or one that was loaded, as a Hugging Face directory.
 
-python -m jaxsft.export --run=runs/x --out=DIR [--dtype=bfloat16]
+python -m jaxsft.export --run=runs/x --out=DIR [--format=hf|merged|peft] [--dtype=bfloat16]
+
+--format: as config.export.format; without it the run's own, and "hf" where that is "none".
 """
 
 import functools
@@ -10,19 +12,29 @@ import typing
 
 import jax
 
-from jaxsft import command, hf_directory, stack, tasks
+from jaxsft import adapted, command, hf_directory, tasks
 from jaxsft import config as config_lib
 from jaxsft.config import values
 from jaxsft.errors import JaxsftError, UsageError
+from jaxsft.tuning import lora, merge
 
 
-def write(base, network, params, directory, facts, dtype):
+def write(base, network, params, directory, facts, dtype, format="hf"):
   """`hf_directory.write` of a network's parameters beside the checkpoint that it came from.
 
-  base: pretrained.Pretrained. facts: finish.export_facts, how the run trained.
+  base: pretrained.Pretrained. facts: finish.export_facts, how the run trained. params: with
+  adapters, if there are any, which format="peft" keeps apart; else they are merged.
   """
   base = base.as_trained(facts.get("instruction", ""), facts.get("languages"))
   labels = [] if facts["label_type"] == "number" else facts["labels"]
+  store = notes = None
+  if format == "peft":
+    store = functools.partial(
+      adapted.store, base=base, network=network, params=params, adapter=facts["adapter"]
+    )
+  elif lora.has(params):
+    params, error = merge.merged(network, params, dtype)
+    notes = {"merged": {"largest_difference_of_logits": error}}
   return hf_directory.write(
     directory,
     source_config=base.config,
@@ -39,6 +51,8 @@ def write(base, network, params, directory, facts, dtype):
     answering=facts.get("answering"),
     dtype=dtype,
     generation_config=base.generation,
+    store=store,
+    notes=notes,
   )
 
 
@@ -60,10 +74,11 @@ def save(model, directory, dtype="float32"):
   return write(model.base, model.network, model.params, directory, facts, dtype)
 
 
-def export_run(run, directory, dtype=None):
+def export_run(run, directory, dtype=None, format=None):
   """`write` of a run's best parameters, or of its last where it evaluated nothing.
 
-  Raises JaxsftError where the run has saved neither.
+  format: as in config.export; None: the run's own. Raises JaxsftError where the run has saved
+  no parameters.
   """
   from jaxsft import checkpoint, finish, job, pretrained, step
   from jaxsft.tuning import select
@@ -75,6 +90,8 @@ def export_run(run, directory, dtype=None):
         f"--run={run}: has no {name}, expected a run directory, the --workdir of a training"
       )
   config = config_lib.from_dict(json.loads((run / "config.json").read_text("utf-8")))
+  config = config_lib.override(config, "export.format", format or _usual(config))
+  config_lib.check(config)
   base = pretrained.open_base(config.model)
   with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
     best, latest = checkpoints.best(), checkpoints.latest()
@@ -87,7 +104,7 @@ def export_run(run, directory, dtype=None):
       raise JaxsftError(f"--run={run}: has saved no parameters yet; let it reach a checkpoint")
     facts = (best or checkpoints.loop(latest))["export"]
     network = base.network(config.task, facts["labels"])
-    shapes = network.shapes()
+    shapes = job.shapes_of(config, network)
     chosen = job.choose(config, network)
     trainable, frozen = select.split(shapes, chosen)
     if best is not None:
@@ -97,21 +114,29 @@ def export_run(run, directory, dtype=None):
       state = jax.eval_shape(functools.partial(step.init_state, rule=rule), trainable, frozen)
       saved = checkpoints.restore(latest, finish.saved_part(state))[0]
       trainable = step.result(step.TrainState(**saved, frozen=frozen))
+  params = trainable
   if frozen:
-    frozen = select.split(pretrained.load_params(base, network)[0], chosen)[1]
-  params = stack.whole(step.merge(trainable, frozen))
-  return write(base, network, params, directory, facts, dtype or config.export.dtype)
+    params = job.trained_params(config, base, network, chosen, trainable)
+  facts |= {"adapter": job.adapter_facts(config, base, chosen)}
+  dtype, format = dtype or config.export.dtype, config.export.format
+  return write(base, network, params, directory, facts, dtype, format)
+
+
+def _usual(config):
+  """The format of a run that does not say another; "none" is for the end of training."""
+  return "hf" if config.export.format == "none" else config.export.format
 
 
 def main(argv):
-  flags = {"run": "", "out": "", "format": "hf", "dtype": None}
+  flags = {"run": "", "out": "", "format": None, "dtype": None}
   _, flags = command.parse(argv, flags, needs_config=False)
-  if flags["format"] != "hf":
-    raise UsageError(f"--format={flags['format']}: only hf is built so far")
-  if flags["dtype"] is not None:
-    kind = typing.get_type_hints(config_lib.Export)["dtype"]
-    values.check(flags["dtype"], kind, "--dtype")
-  files = export_run(flags["run"], flags["out"], flags["dtype"])
+  kinds = typing.get_type_hints(config_lib.Export)
+  for name in ("dtype", "format"):
+    if flags[name] is not None:
+      values.check(flags[name], kinds[name], f"--{name}")
+  if flags["format"] == "none":
+    raise UsageError("--format=none: would write nothing; expected hf, merged or peft")
+  files = export_run(flags["run"], flags["out"], flags["dtype"], flags["format"])
   print(f"{flags['out']}: {', '.join(files)}")
 
 

@@ -10,10 +10,12 @@ import jax
 import numpy as np
 
 from jaxsft import answering, evaluate, export, mixing, results, stack, step, tasks, weights
+from jaxsft import job as jobs
 from jaxsft.data import read, template_date
 from jaxsft.data.cleaning import fields
 from jaxsft.errors import JaxsftError
 from jaxsft.generation import prompts, stops, writing
+from jaxsft.tuning import lora
 
 SAMPLES = 3
 
@@ -225,12 +227,18 @@ def finish(job, state, loop, seconds):
 
 def write_export(job, state, directory):
   """The Hugging Face directory of a run, read back and compared; process 0 writes it."""
+  config, base, network = job.config, job.base, job.network
   params = stack.whole(step.params(state))
+  if lora.has(params) or config.tune.base_dtype != "float32":
+    params = jobs.trained_params(
+      config, base, network, job.chosen, step.result(state), job.mesh
+    )
   if jax.process_count() > 1:
     params = jax.tree.map(weights.params.on_host, params)
   if jax.process_index() == 0:
-    facts = export_facts(job)
-    export.write(job.base, job.network, params, directory, facts, job.config.export.dtype)
+    facts = export_facts(job) | {"adapter": jobs.adapter_facts(config, base, job.chosen)}
+    settings = config.export
+    export.write(base, network, params, directory, facts, settings.dtype, settings.format)
 
 
 def export_facts(job):

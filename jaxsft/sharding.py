@@ -30,6 +30,15 @@ RULES = (
   (r"layers/cross/(q|k|v)/bias", P(None, "tensor")),  # L out
   (r"layers/((attn|cross)/o|mlp/down)/kernel", P(None, "fsdp", "tensor")),  # L D in
   (r"layers/((attn|cross)/o|mlp/down)/bias", P(None, "fsdp")),  # L D
+  (r"layers/((attn|cross)/o|mlp/down)/lora_a", P(None, None, "tensor")),  # L R in
+  (r"layers/((attn|cross)/o|mlp/down)/lora_b", P(None, "fsdp", None)),  # L D R
+  (r"layers/((attn|cross)/o|mlp/down)/lora_magnitude", P(None, "fsdp")),  # L D
+  (r"layers/.+/lora_a", P(None, None, "fsdp")),  # L R D
+  (r"layers/.+/lora_b", P(None, "tensor", None)),  # L out R
+  (r"layers/.+/lora_magnitude", P(None, "tensor")),  # L out
+  (r"layers/.+/lora_scale", P(None)),  # L
+  (r"(dense|head|(embed/)?project)/lora_(a|b)", P(None, None)),  # R in, out R
+  (r"(dense|head|(embed/)?project)/lora_magnitude", P(None)),  # out
   (r"layers/mlp/router/kernel", P(None, None, "fsdp")),  # L E D
   (r"layers/mlp/experts/(up|gate)/kernel", P(None, "expert", "tensor", "fsdp")),  # L E F D
   (r"layers/mlp/experts/down/kernel", P(None, "expert", "fsdp", "tensor")),  # L E D F

@@ -83,7 +83,7 @@ def finetune(config, workdir=None):
   answering.check(config, data, network)
   rows = {what: part.rows for what, part in data.evaluated.items()}
   results.check_slices(config.evaluate.slices, rows)
-  shapes = network.shapes()
+  shapes = jobs.shapes_of(config, network)
   chosen = jobs.choose(config, network)
 
   # 3. The update rule, over the planned number of updates.
@@ -154,19 +154,20 @@ def make_state(job, latest):
   latest: the update whose checkpoint is taken, of find_checkpoint.
   """
   config, checkpoints = job.config, job.checkpoints
+  whole = jobs.shapes_of(config, job.network)
   shapes = jax.eval_shape(
-    partial(step.init_state, rule=job.rule), *select.split(job.network.shapes(), job.chosen)
+    partial(step.init_state, rule=job.rule), *select.split(whole, job.chosen)
   )
   places = sharding.shardings_for(shapes, job.mesh)
-  new_head = jobs.new_head(config, job.base)
-  load = partial(pretrained.load_params, job.base, job.network, job.mesh, new_head, config.seed)
+  load = partial(jobs.load_params, config, job.base, job.network, job.mesh)
+  hold = partial(jobs.hold, dtype=config.tune.base_dtype)
   if latest is not None:
     abstract = jax.tree.map(
       lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
     )
     saved, loop = checkpoints.restore(latest, finish.saved_part(abstract))
     frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
-    frozen = jax.device_put(frozen, places.frozen)
+    frozen = jax.device_put(hold(frozen), places.frozen)
     job.logger.say(f"going on after update {latest}")
     return step.TrainState(**saved, frozen=frozen), loop
   params, new = load()
@@ -175,7 +176,8 @@ def make_state(job, latest):
   make = jax.jit(
     partial(step.init_state, rule=job.rule), out_shardings=places, donate_argnums=(0, 1)
   )
-  state = make(*select.split(params, job.chosen))
+  trainable, frozen = select.split(params, job.chosen)
+  state = make(trainable, hold(frozen))
   loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}
   return state, loop | {"tokens": 0, "examples": 0, "export": finish.export_facts(job)}
 

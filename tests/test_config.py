@@ -36,6 +36,7 @@ def test_defaults_argument_and_overrides(path):
   assert config_lib.load_config(path, {"epochs": 2}).epochs == 2
 
 
+LORA = {"tune.method": "lora"}
 BAD = [
   (
     {"optim.peek_lr": "1"},
@@ -122,6 +123,27 @@ BAD = [
   ({"optim.ema": 0.9, "optim.swa": 0.5}, "config.optim.ema, config.optim.swa: two kinds"),
   ({"optim.ema": 1.0}, "config.optim.ema: found 1.0, expected 0 up to below 1"),
   ({"optim.clip_value": -1.0}, "config.optim.clip_value: found -1.0"),
+  ({"tune.base_dtype": "bfloat16"}, "config.tune.base_dtype: has no effect with tune.method"),
+  ({"tune.lora.rank": "4"}, "config.tune.lora.rank: has no effect with tune.method='all'"),
+  (
+    {"export.format": "peft"},
+    "config.export.format: found 'peft', but tune.method='all' makes",
+  ),
+  ({**LORA, "tune.lora.rank": "0"}, "config.tune.lora.rank: found 0, expected more than 0"),
+  ({**LORA, "tune.lora.alpha": "0"}, "config.tune.lora.alpha: found 0.0, expected more than 0"),
+  (
+    {**LORA, "tune.lora.dropout": "1"},
+    "config.tune.lora.dropout: found 1.0, expected at least",
+  ),
+  ({**LORA, "tune.lora.targets": "[]"}, "config.tune.lora.targets: is empty"),
+  (
+    {**LORA, "tune.lora.rank_pattern": '{"q": 0}'},
+    "config.tune.lora.rank_pattern: found {'q': 0}, expected numbers above 0",
+  ),
+  (
+    {**LORA, "tune.lora.dora": "true", "tune.lora.init": "pissa"},
+    "config.tune.lora.init: 'pissa' moves a part of the weights into the adapter",
+  ),
   ({"task": "chat", "data.labels": '["a"]'}, "config.data.labels: task='chat' has no labels"),
   ({"seed": "-1"}, "config.seed: found -1, expected a whole number from 0 to 4294967295"),
   ({"seed": "4294967296"}, "config.seed: found 4294967296, expected a whole number from 0"),

@@ -14,7 +14,7 @@ from typing import Literal
 from jaxsft.config import file, rules, values
 from jaxsft.config.cleaning import Augment, Clean
 from jaxsft.config.data import Data, Part  # noqa: F401  config files say Part(…)
-from jaxsft.config.tuning import Tune
+from jaxsft.config.tuning import Lora, Tune  # noqa: F401
 from jaxsft.errors import UsageError
 
 
@@ -197,8 +197,9 @@ class Checkpoint:
 class Export:
   """The directory for everyone else's tools."""
 
-  format: Literal["hf", "none"] = "hf"
-  """Hugging Face directory of the best parameters, or nothing."""
+  format: Literal["hf", "merged", "peft", "none"] = "hf"
+  """Of the best parameters: "hf": a Hugging Face model, adapters merged into it ("merged": the
+  same, and there must be some); "peft": the adapter alone, as PEFT saves it; or nothing."""
   dtype: Literal["float32", "bfloat16", "float16"] = "float32"
   """Stored type of the exported weights."""
 

@@ -4,8 +4,9 @@ import re
 
 from jaxsft.config import values
 from jaxsft.config.data_rules import WRITE
+from jaxsft.config.tuning import Lora
 
-METHODS = ("all", "head", "last:k", "bias", "norms", "regex")
+METHODS = ("all", "head", "last:k", "bias", "norms", "regex", "lora")
 
 
 def rules(c):
@@ -22,7 +23,7 @@ def rules(c):
     "config.tune.train: is empty; method='regex' needs patterns over parameter paths",
   )
   yield (
-    c.tune.method != "regex" and c.tune.train != (),
+    c.tune.method not in ("regex", "lora") and c.tune.train != (),
     f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
   )
   yield (
@@ -60,4 +61,45 @@ def rules(c):
   yield (
     c.task in WRITE and c.tune.method == "head",
     f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
+  )
+  tune, lora = c.tune, c.tune.lora
+  yield (
+    tune.method == "all" and tune.base_dtype != "float32",
+    "config.tune.base_dtype: has no effect with tune.method='all', which freezes nothing",
+  )
+  adapters = tune.method == "lora"
+  changed = [name for name in vars(lora) if getattr(lora, name) != getattr(Lora(), name)]
+  yield (
+    not adapters and bool(changed),
+    f"config.tune.lora.{(changed or [''])[0]}: has no effect with tune.method={tune.method!r}; "
+    "set 'lora'",
+  )
+  yield (
+    not adapters and c.export.format in ("peft", "merged"),
+    f"config.export.format: found {c.export.format!r}, but tune.method={tune.method!r} makes "
+    "no adapter; set 'hf'",
+  )
+  yield from _lora(lora)
+
+
+def _lora(lora):
+  """`rules` of the group `tune.lora`."""
+  for name in ("rank", "alpha", "plus"):
+    value = getattr(lora, name)
+    yield value <= 0, f"config.tune.lora.{name}: found {value}, expected more than 0"
+  for name in ("rank_pattern", "alpha_pattern"):
+    bad = {k: v for k, v in (getattr(lora, name) or {}).items() if v <= 0}
+    yield bool(bad), f"config.tune.lora.{name}: found {bad}, expected numbers above 0"
+  yield (
+    not 0 <= lora.dropout < 1,
+    f"config.tune.lora.dropout: found {lora.dropout}, expected at least 0 and below 1",
+  )
+  yield (
+    lora.targets == (),
+    "config.tune.lora.targets: is empty; expected 'all-linear' or patterns, as ('attn/(q|v)',)",
+  )
+  yield (
+    lora.dora and lora.init in ("pissa", "olora"),
+    f"config.tune.lora.init: {lora.init!r} moves a part of the weights into the adapter, which "
+    "with lora.dora=True nothing else could load; set 'default' or 'gaussian'",
   )

@@ -228,7 +228,7 @@ def _drop(p, noise, queries, keys, rate):
   """Probabilities after dropout; a key's noise depends on its place in the row."""
   if noise is None:
     return p
-  mask = layers.keep(_merge(noise[:, :, :, queries]), keys.stop, rate)
+  mask = layers.keep(_merge(noise[:, :, :, queries]), keys.stop, layers.share_of(rate))
   return jnp.where(mask[..., keys.start :], p / (1 - rate), 0)
 
 

@@ -74,14 +74,18 @@ class Attention(nn.Module):
     heads = self.heads
     source = x if source is None else source
     project = partial(layers.Linear, bias=heads.bias, dtype=self.dtype, std=self.std)
-    q = self._normed("q", project(heads.count * heads.dim, name="q")(layers.at(x, places)))
+    alike = () if kept is not None else ("k", "v")
+    alike = ("q", *alike) if source is x and places is None else alike
+    low = layers.together(self.variables.get("params", {}), alike, source, self.dtype).get
+    q = project(heads.count * heads.dim, name="q")(layers.at(x, places), low("q"))
+    q = self._normed("q", q)
     asked = q.shape[:2]
     if kept is not None:
       q = q.reshape(*rule.q_segments.shape, *q.shape[2:])
       k, v = (_of_rows(held, len(q)).astype(q.dtype) for held in kept)
     else:
-      k = self._normed("k", project(heads.kv * heads.dim, name="k")(source))
-      v = self._split(project(heads.kv * heads.dim, name="v")(source))
+      k = self._normed("k", project(heads.kv * heads.dim, name="k")(source, low("k")))
+      v = self._split(project(heads.kv * heads.dim, name="v")(source, low("v")))
     if rotation is not None:
       q = rope.rotate(q, tuple(layers.at(r, places) for r in rotation), interleaved)
       k = rope.rotate(k, rotation, interleaved)

@@ -15,7 +15,8 @@ from jax import lax
 
 from jaxsft.errors import JaxsftError
 
-LEAVES = {"kernel", "bias"}
+ADAPTER = {"lora_a", "lora_b", "lora_scale"}
+LEAVES = {"kernel", "bias", "lora_magnitude", "lora_drop"} | ADAPTER
 
 # Elementwise functions are cheaper to compute again than to store for the backward pass.
 recompute = partial(jax.checkpoint, prevent_cse=False)
@@ -39,24 +40,68 @@ ACTIVATIONS = {  # Hugging Face's `hidden_act` -> function
 }
 
 
-def linear(leaves, x, dtype):
+def linear(leaves, x, dtype, low=None):
   """x [..., in] -> [..., out] with the leaves of one projection: the seam for adapters.
 
-  leaves: kernel [out, in], maybe bias [out]. A leaf that is not known here raises, because
-  leaving it out would silently change the model.
+  leaves: kernel [out, in], maybe bias [out] and those of an adapter, see `_adapted`. low: of
+  `together`. A leaf that is not known here raises, because leaving it out would silently
+  change the model.
   """
   unknown = set(leaves) - LEAVES
+  if not ADAPTER <= set(leaves):  # a part of an adapter is none
+    unknown = set(leaves) - {"kernel", "bias"}
   if unknown:
     raise JaxsftError(
       f"found the leaves {sorted(unknown)} in a projection, expected {sorted(LEAVES)}: "
       "merge or remove what was added to it"
     )
-  kernel = leaves["kernel"].astype(dtype)
   # One axis of tokens: with two, XLA:CPU transposes a copy of y's gradient for the kernel's.
-  tokens = x.astype(dtype).reshape(-1, x.shape[-1])
-  y = lax.dot_general(tokens, kernel, (((1,), (1,)), ((), ())))
+  y = _product(x.astype(dtype).reshape(-1, x.shape[-1]), leaves["kernel"])
+  if "lora_a" in leaves:
+    y = _adapted(leaves, x.astype(dtype), y, low)
   y = y + leaves["bias"].astype(dtype) if "bias" in leaves else y
   return y.reshape(*x.shape[:-1], -1)
+
+
+def _product(tokens, matrix):
+  """tokens [n,in], matrix [out,in] -> [n,out] in the tokens' type."""
+  return lax.dot_general(tokens, matrix.astype(tokens.dtype), (((1,), (1,)), ((), ())))
+
+
+def _adapted(leaves, x, y, low):
+  """y [n,out] = x W^T with LoRA's scale (drop(x) A^T) B^T added (arXiv:2106.09685).
+
+  lora_a A [R,in], lora_b B [out,R], lora_scale a number; lora_drop [3] uint32: a seed and the
+  share of 2^32 that is dropped, there while training alone. lora_magnitude m [out]: the sum
+  is turned to m / |row of W + scale B A|, whose norm has no gradient (DoRA, arXiv:2402.09353,
+  section 4.3). No gradient of the shape of W is made.
+  """
+  if low is None:
+    low = _product(
+      _dropped(x, leaves.get("lora_drop")).reshape(-1, x.shape[-1]), leaves["lora_a"]
+    )
+  scale = leaves["lora_scale"]
+  y = y + _product(low.reshape(len(y), -1) * scale.astype(y.dtype), leaves["lora_b"])
+  if "lora_magnitude" not in leaves:
+    return y
+  whole = leaves["kernel"].astype(jnp.float32) + scale * (leaves["lora_b"] @ leaves["lora_a"])
+  norm = jnp.linalg.norm(lax.stop_gradient(whole), axis=1)
+  return y * (leaves["lora_magnitude"] / norm).astype(y.dtype)
+
+
+def together(params, names, x, dtype):
+  """{name: x A^T [...,R]} of the projections `names` of one x, in one product.
+
+  params: {name: leaves}. {} for those without an adapter, and where an adapter drops its own
+  parts of x: skinny products are bound by reading x, so that three cost as much as three x.
+  """
+  names = [name for name in names if "lora_a" in params.get(name, {})]
+  if len(names) < 2 or any("lora_drop" in params[name] for name in names):
+    return {}
+  parts = [params[name]["lora_a"] for name in names]
+  low = _product(x.astype(dtype).reshape(-1, x.shape[-1]), jnp.concatenate(parts))
+  ends = np.cumsum([len(part) for part in parts])[:-1]
+  return dict(zip(names, jnp.split(low, ends, axis=1), strict=True))
 
 
 class Linear(nn.Module):
@@ -68,13 +113,13 @@ class Linear(nn.Module):
   std: float
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, low=None):
     if self.is_initializing():
       shape = (self.features, x.shape[-1])
       self.param("kernel", nn.initializers.normal(self.std), shape)
       if self.bias:
         self.param("bias", nn.initializers.zeros, shape[:1])
-    return linear(self.variables["params"], x, self.dtype)
+    return linear(self.variables["params"], x, self.dtype, low)
 
 
 class Embed(nn.Module):
@@ -151,9 +196,10 @@ class Mlp(nn.Module):
   def __call__(self, x, drop=None):
     act = ACTIVATIONS[self.activation]
     project = partial(Linear, bias=self.bias, dtype=self.dtype, std=self.std)
-    up = project(self.mlp, name="up")(x)
+    low = together(self.variables.get("params", {}), ("up", "gate"), x, self.dtype)
+    up = project(self.mlp, name="up")(x, low.get("up"))
     if self.gated:
-      gate = project(self.mlp, name="gate")(x)
+      gate = project(self.mlp, name="gate")(x, low.get("gate"))
       y = recompute(lambda gate, up: act(gate) * up)(gate, up)
     else:
       y = recompute(act)(up)
@@ -214,11 +260,15 @@ def row_noise(seed, shape, places=None):
   return mix(mix(place ^ seed[0]) + seed[1])
 
 
-def keep(rows, columns, rate):
-  """Mask [..., columns] from row_noise [...]: False with probability `rate`."""
+def keep(rows, columns, share):
+  """Mask [..., columns] from row_noise [...]: False with probability `share` / 2^32."""
   column = lax.broadcasted_iota(jnp.uint32, (*rows.shape, columns), rows.ndim)
-  bits = mix(rows[..., None] + column * np.uint32(0x9E3779B9))
-  return bits >= np.uint32(round(rate * 2**32))
+  return mix(rows[..., None] + column * np.uint32(0x9E3779B9)) >= share
+
+
+def share_of(rate):
+  """The `share` of `keep` for a probability."""
+  return np.uint32(round(rate * 2**32))
 
 
 def seed_of(key, site):
@@ -238,7 +288,21 @@ def dropout(x, rate, key, site, shape=None, places=None):
 
   @recompute
   def drop(x, seed):
-    mask = keep(row_noise(seed, shape or x.shape[:-1], places), x.shape[-1], rate)
+    mask = keep(row_noise(seed, shape or x.shape[:-1], places), x.shape[-1], share_of(rate))
     return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
 
   return drop(x, seed)
+
+
+def _dropped(x, how):
+  """x [...,D] with dropout by `how` [3] uint32: a seed and the share; None: as it is."""
+  if how is None:
+    return x
+
+  @recompute
+  def drop(x, how):
+    rate = how[2].astype(jnp.float32) / np.float32(2**32)
+    mask = keep(row_noise(how[:2], x.shape[:-1]), x.shape[-1], how[2])
+    return jnp.where(mask, x / (1 - rate), 0).astype(x.dtype)
+
+  return drop(x, how)

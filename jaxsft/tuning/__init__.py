@@ -1,1 +1,1 @@
-"""What is trained: functions over parameter trees, no layers."""
+"""What is trained, and how it is merged back."""

@@ -1,6 +1,10 @@
 """Bytes in and out: safetensors, GGUF and torch files, streamed, sharded, checked."""
 
+import hashlib
+import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from jaxsft.errors import JaxsftError
 from jaxsft.weights import head_file, safetensors_files, torch_file
@@ -18,6 +22,7 @@ __all__ = [
   "Report",
   "Source",
   "export_tensors",
+  "identity",
   "leaves",
   "load",
   "open_source",
@@ -53,3 +58,18 @@ def open_source(path: pathlib.Path, allow_pytorch_bin: bool = False) -> Source:
     f"found the file {path}; expected a Hugging Face directory or a .gguf file: check "
     "model.path"
   )
+
+
+def identity(path: pathlib.Path, config: Mapping[str, Any]) -> str:
+  """Hash that tells weights from others: sizes, heads, tails of files, the config."""
+  files = [path]
+  if path.is_dir():
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+  digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+  for file in files:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+      digest.update(f"{file.name} {size} ".encode() + stream.read(1 << 20))
+      stream.seek(max(0, size - (1 << 20)))
+      digest.update(stream.read())
+  return digest.hexdigest()

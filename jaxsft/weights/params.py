@@ -124,7 +124,7 @@ def export_tensors(
   for group in views.by_tensor(names):
     leaves = {name: on_host(_get(params, name.path)) for name in group}
     prefix = "" if group[0].part == "head" else base_prefix
-    tensors = _tensors(prefix + group[0].hf, leaves[group[0]].shape)
+    tensors = tensor_names(prefix + group[0].hf, leaves[group[0]].shape)
     for slot in np.ndindex(tensors.shape):
       parts = {name: leaf[slot] for name, leaf in leaves.items()}
       yield tensors[slot], _whole(parts, dtype, tensors[slot])
@@ -209,7 +209,7 @@ def _plan(
   for name in names:
     shape = tuple(flat[name.path].shape)
     full = ("" if name.part == "head" else prefix) + name.hf
-    tensors = _tensors(full, shape, source)
+    tensors = tensor_names(full, shape, source)
     absent = [tensor for tensor in tensors.flat if tensor not in source.tensors]
     if name.part != "base" and len(absent) == tensors.size:
       new.append(name.path)
@@ -239,7 +239,7 @@ def _plan(
   return found, Report(len(used), tuple(new), tuple(skipped))
 
 
-def _tensors(hf: str, shape: tuple[int, ...], source: Source | None = None) -> np.ndarray:
+def tensor_names(hf: str, shape: tuple[int, ...], source: Source | None = None) -> np.ndarray:
   """Names in the file of a leaf of `shape`, by layer and expert where `hf` has them."""
   axes = [axis for axis in AXES if axis in hf]
   tensors = np.empty(shape[: len(axes)], object)
@@ -257,7 +257,7 @@ def _prefix(source: Source, names: Sequence[Any], base_prefix: str) -> str:
   if not base_prefix:
     return ""
   found = lambda prefix: sum(
-    _tensors(prefix + name.hf, (1, 1), source).flat[0] in source.tensors
+    tensor_names(prefix + name.hf, (1, 1), source).flat[0] in source.tensors
     for name in names
     if name.part == "base"
   )

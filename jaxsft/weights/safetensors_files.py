@@ -120,6 +120,18 @@ def save_safetensors(
   return files
 
 
+def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors of one file, in their own types."""
+  handle = _open(path)
+  return {name: handle.get_tensor(name) for name in sorted(handle.keys())}
+
+
+def write_file(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  """Writes one file in C order, reads it back and compares."""
+  tensors = {name: in_file_order(array) for name, array in tensors.items()}
+  _write(path, tensors, {"format": "pt"}, path.parent)
+
+
 def _batches(
   tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:

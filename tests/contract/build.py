@@ -30,14 +30,13 @@ def job(config, mesh):
 
 def params(job):
   """The checkpoint's weights, with a new head where the task needs one."""
-  new_head = jobs.new_head(job.config, job.base)
-  load = pretrained.load_params
-  return load(job.base, job.network, job.mesh, new_head, job.config.seed)[0]
+  return jobs.load_params(job.config, job.base, job.network, job.mesh)[0]
 
 
 def state(job):
   """The state before the first update."""
-  split = select.split(params(job), job.chosen)
+  trainable, frozen = select.split(params(job), job.chosen)
+  split = trainable, jobs.hold(frozen, job.config.tune.base_dtype)
   make = lambda a, b: step.init_state(a, b, job.rule)
   places = sharding.shardings_for(jax.eval_shape(make, *split), job.mesh)
   return jax.jit(make, out_shardings=places)(*split)

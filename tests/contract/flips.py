@@ -17,6 +17,8 @@ MIX = {"a": {"path": "DATA OF classify"}, "b": {"path": "CSV"}}
 MIXED = {"data__path": "", "data__mix": MIX}
 WEIGHED = {f"data__mix__{name}__weight": 1.0 for name in MIX}
 
+LORA = {"tune__method": "lora"}
+
 # key -> (look, pair, the other value, settings of both runs)
 FLIPS = {
   "task": ("data", CLASSIFY, "chat", {}),
@@ -155,6 +157,17 @@ FLIPS = {
   ),
   "tune.unfreeze": ("step", CLASSIFY, {"^embed": 2}, {}),
   "tune.unfreeze_every": ("step", CLASSIFY, 1, {}),
+  "tune.base_dtype": ("step", CLASSIFY, "bfloat16", {"tune__method": "head"}),
+  "tune.lora.rank": ("step", CLASSIFY, 3, LORA),
+  "tune.lora.alpha": ("step", CLASSIFY, 4.0, LORA),
+  "tune.lora.dropout": ("step", CLASSIFY, 0.1, LORA),
+  "tune.lora.targets": ("step", CLASSIFY, ("attn/q",), LORA),
+  "tune.lora.rank_pattern": ("step", CLASSIFY, {"attn/q": 3}, LORA),
+  "tune.lora.alpha_pattern": ("step", CLASSIFY, {"attn/q": 3.0}, LORA),
+  "tune.lora.rslora": ("step", CLASSIFY, True, LORA),
+  "tune.lora.dora": ("step", CLASSIFY, True, LORA),
+  "tune.lora.init": ("step", CLASSIFY, "gaussian", LORA),
+  "tune.lora.plus": ("step", CLASSIFY, 4.0, LORA),
   "loss.weighting": ("data", CHAT, "example", {}),
   "loss.label_smoothing": ("step", CLASSIFY, 0.1, {}),
   "loss.z_loss": ("step", CHAT, 1e-3, {}),

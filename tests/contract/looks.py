@@ -38,17 +38,20 @@ def at_data(config, work):
 
 
 def at_step(config, work):
-  """The update as the tracer sees it, constants and all, and where its arrays lie."""
+  """The update as the tracer sees it, constants and all, where its arrays lie, and how
+  adapters begin."""
   job = build.job(config, start.mesh_of(config.mesh))
-  shapes = job.network.shapes()
-  halves = train.select.split(shapes, job.chosen)
-  state = jax.eval_shape(lambda *a: step.init_state(*a, job.rule), *halves)
+  halves = train.select.split(jobs.shapes_of(config, job.network), job.chosen)
+  hold = lambda frozen: jobs.hold(frozen, config.tune.base_dtype)
+  state = jax.eval_shape(lambda a, b: step.init_state(a, hold(b), job.rule), *halves)
   places = train.sharding.shardings_for(state, job.mesh)
   with jax.set_mesh(job.mesh):
     first = next(iter(train.batches(job, 0)))
     traced = str(job.train_step.trace(state, first).jaxpr)
   rates = [float(job.rule.schedule(i)) for i in range(20)]
-  return digest(re.sub(r"0x[0-9a-f]+", "", traced), str(places), rates)
+  began = build.host(build.params(job)) if config.tune.method == "lora" else {}
+  sums = {path: float(abs(leaf).sum()) for path, leaf in began.items() if "lora" in path}
+  return digest(re.sub(r"0x[0-9a-f]+", "", traced), str(places), rates, sums)
 
 
 class StandIn:
