@@ -86,7 +86,7 @@ def measured(config, low, high, steps):
   network = jobs.make_network(config, base, data)
   chosen = jobs.choose(config, network)
   rule = jobs.make_rule(config, network, chosen, total)
-  preflight.report(data, config, network.shapes(), chosen, rule)
+  preflight.report(data, config, jobs.shapes_of(config, network), chosen, rule)
   rise = lambda t: low * (high / low) ** (t / (total - 1))
   rule = dataclasses.replace(rule, schedule=rise)
   with jax.set_mesh(mesh):
@@ -99,10 +99,9 @@ def measured(config, low, high, steps):
 
 def _state(job):
   """The pretrained weights as the state before the first update."""
-  new_head = jobs.new_head(job.config, job.base)
-  load, seed = pretrained.load_params, job.config.seed
-  params, _ = load(job.base, job.network, job.mesh, new_head, seed)
-  parts = select.split(params, job.chosen)
+  params, _ = jobs.load_params(job.config, job.base, job.network, job.mesh)
+  trainable, frozen = select.split(params, job.chosen)
+  parts = (trainable, jobs.hold(frozen, job.config.tune.base_dtype))
   make = functools.partial(step.init_state, rule=job.rule)
   places = sharding.shardings_for(jax.eval_shape(make, *parts), job.mesh)
   return jax.jit(make, out_shardings=places)(*parts)

@@ -133,11 +133,13 @@ def load_params(config, base, network, mesh=None):
   return params, new
 
 
+HELD = ("kernel", "embedding")  # ends of the paths of what `hold` casts
+
+
 def hold(frozen, dtype):
   """The leaves that do not train, those that multiply or are looked up in `dtype`."""
-  kinds = ("kernel", "embedding")
   cast = jax.jit(lambda leaf: leaf.astype(dtype), donate_argnums=0)
-  own = lambda path: sharding.path_string(path).endswith(kinds)
+  own = lambda path: sharding.path_string(path).endswith(HELD)
   one = lambda path, leaf: cast(leaf) if own(path) and leaf.dtype != dtype else leaf
   return jax.tree_util.tree_map_with_path(one, frozen)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxsft import job as jobs
 from jaxsft import optim
 from jaxsft.data import audit
 from jaxsft.doctor import findings, parts
@@ -43,7 +44,7 @@ def report(prepared, config, shapes, chosen, rule):
     plan_of(prepared, config),
     further={name: sets[name] for name in prepared.sets},
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
-    leaves=leaves_of(shapes, chosen, rule),
+    leaves=leaves_of(shapes, chosen, rule, config.tune.base_dtype),
     samples=samples,
     warnings=[one.text for one in found if one.grade == "warns" and one.code not in SAID],
   )
@@ -59,8 +60,8 @@ def check_starts(rule, total):
       )
 
 
-def leaves_of(shapes, chosen, rule):
-  """The audit.Leaf of every parameter, in order."""
+def leaves_of(shapes, chosen, rule, held):
+  """The audit.Leaf of every parameter, in order; held: type of matrices that do not train."""
 
   def one(path, leaf):
     rows = leaf.shape[0] if leaf.shape else 1
@@ -70,7 +71,8 @@ def leaves_of(shapes, chosen, rule):
     start = np.asarray(rule.starts.get(path, 0)).tolist()
     decays = optim.kind(path) in ("matrix", "embedding")
     trained = chosen.trained(path, leaf)
-    return audit.Leaf(path, leaf.shape, str(leaf.dtype), trained, part, decays, rate, start)
+    dtype = held if not trained and path.endswith(jobs.HELD) else str(leaf.dtype)
+    return audit.Leaf(path, leaf.shape, dtype, trained, part, decays, rate, start)
 
   return tuple(one(path, leaf) for path, leaf in select.paths(shapes))
 
