@@ -133,9 +133,8 @@ def between(ends, end, alphas, how):
 
 
 def put(place, leaves, shardings):
-  """Fills `place` ({path: jax.Array}); every old leaf goes before the new one comes."""
+  """Fills `place` ({path: jax.Array}); every old leaf goes when the new one has come."""
   for path, leaf in leaves:
-    place.pop(path, None)
     place[path] = jax.device_put(leaf, shardings[path])
     jax.block_until_ready(place[path])
 

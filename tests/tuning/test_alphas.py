@@ -79,6 +79,7 @@ def test_the_best_is_chosen_in_its_direction():
 
 def test_of_equals_the_least_forgetting_then_the_largest_alpha():
   rows = [row(0, 0.9, 0.3), row(0.2, 0.9, 0.1), row(0.4, 0.9, 0.1), row(0.6, 0.8)]
+  rows.append(row(0.5, 0.9, 0.2))
   assert alphas.choose(rows, "max")["alpha"] == 0.4
   rows = [{"alpha": a, "value": 0.9} for a in (0.0, 0.6, 0.3)]
   assert alphas.choose(rows, "max")["alpha"] == 0.6
