@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from jaxsft import export, pretrained, sharding, weights
 from jaxsft import tokenizer as tokenizers
-from jaxsft.errors import UsageError
+from jaxsft.errors import JaxsftError, UsageError
 from jaxsft.tuning import alphas, endpoints
 from tests import tiny
 from tests.families.torch_same import same_outputs
@@ -234,6 +234,18 @@ def test_what_cannot_be_combined_is_refused(place, base, tuned, said):
     changed(place, "multi", "b", problem_type="multi_label_classification")
   with pytest.raises(UsageError, match=said):
     of(place, tuned, base(place))
+
+
+def test_a_tied_table_that_was_saved_twice_must_be_one(tmp_path):
+  for seed, name in enumerate(("p", "a")):
+    tiny.checkpoint(tmp_path / name, "llama", seed, tie_word_embeddings=True)
+  file = tmp_path / "p" / "model.safetensors"
+  saved = safetensors.numpy.load_file(file)
+  saved["lm_head.weight"] = saved["model.embed_tokens.weight"] + 1
+  safetensors.numpy.save_file(saved, file)
+  p, a = (pretrained.open_pretrained(tmp_path / name) for name in ("p", "a"))
+  with pytest.raises(JaxsftError, match="'lm_head.weight' in .* to differ from"):
+    endpoints.ends(p, [a], a.network_of("lm"))
 
 
 def test_a_head_of_other_labels_is_not_mixed_in(place):
