@@ -179,7 +179,7 @@ def _greedy(line, names, notes):
     if (found := value([*members, i])) >= best:
       members, best = [*members, i], found
   for i in [first, *others]:
-    what = "in the soup" if i in members else "left out: with it the metric falls"
+    what = "in the soup" if i in members else "left out: with it the metric is worse"
     notes.append(f"{names[i]}: {line.task.metric} {sign * alone[i]:.6g} alone, {what}")
   return members
 

@@ -18,6 +18,7 @@ from jaxsft import (
   weights,
 )
 from jaxsft.tasks import chat
+from jaxsft.tuning import endpoints
 from tests import tiny
 
 TEXT = (
@@ -85,7 +86,7 @@ def chats(place):
     patch.setattr(compiled.Compiled, "_compile", one)
     text = place / "text.txt"
     interpolate.main(
-      arguments(place, place / "chats", kind="chat", alphas="0.25,0.5", general=text)
+      arguments(place, place / "chats", kind="chat", alphas="0.75,1.25", general=text)
     )
   return place / "chats", count
 
@@ -93,8 +94,8 @@ def chats(place):
 def test_the_ends_are_both_models_exactly(place, chats, capsys):
   out, _ = chats
   rows = table(out)
-  assert [row["alpha"] for row in rows] == [0, 0.25, 0.5, 1]
-  for row, name in ((rows[0], "chat_a"), (rows[-1], "chat_base")):
+  assert [row["alpha"] for row in rows] == [0, 0.75, 1, 1.25]
+  for row, name in ((rows[0], "chat_a"), (rows[2], "chat_base")):
     said = evaluated(place, name, "chat", capsys)
     for metric in ("loss", "perplexity", "token_accuracy"):
       assert row["metrics"][metric] == said[metric]
@@ -106,8 +107,8 @@ def test_the_ends_are_both_models_exactly(place, chats, capsys):
   text = sources.read_data(config.data, chat).train
   metrics = evaluate.judge(jaxsft.load(place / "chat_a"), config, text)[0]
   assert rows[0]["general"] == metrics["perplexity"]
-  assert rows[-1]["forgetting"] == 0
-  first, last = rows[0]["general"], rows[-1]["general"]
+  assert rows[2]["forgetting"] == 0
+  first, last = rows[0]["general"], rows[2]["general"]
   assert rows[0]["forgetting"] == pytest.approx((first - last) / last)
 
 
@@ -120,7 +121,7 @@ def test_the_best_is_written_and_is_what_was_measured(place, chats, capsys):
   out, _ = chats
   result = json.loads((out / "result.json").read_text())
   best = min(table(out), key=lambda row: row["value"])
-  assert result["chosen"] == best
+  assert result["chosen"] == best and best["alpha"] == 0.75  # not the last that was made
   assert evaluated(place, "chats/model", "chat", capsys)["loss"] == best["value"]
   page = (out / "curve.html").read_text()
   assert page.count("<svg") == 2 and "chosen" in page and "http" not in page
@@ -178,22 +179,30 @@ def test_each_group_gets_the_best_alpha_in_turn(place, tmp_path, capsys):
   assert all(row["alpha"] == uniform["alpha"] for row in rows if row["alphas_of"])
 
 
-def test_a_greedy_soup_takes_what_does_not_harm(place, tmp_path, capsys):
-  how = dict(how="greedy_soup", alphas="0")
-  interpolate.main(arguments(place, tmp_path, "abc", **how))
-  said = json.loads(capsys.readouterr().out)
-  alone = {name: evaluated(place, name, "classify", capsys)["loss"] for name in "abc"}
-  order = sorted("abc", key=alone.get)
-  lines = said["notes"][:3]
-  assert [line.split(":")[0] for line in lines] == [str(place / name) for name in order]
-  members = [name for name, line in zip(order, lines, strict=True) if "in the soup" in line]
-  assert members[0] == order[0]
-  found = table(tmp_path)[0]["value"]
-  assert found <= alone[order[0]]  # alpha 0 is the soup
-  if said["chosen"]["alpha"] == 0:
-    own = [leaves(place / name)["head/kernel"] for name in members]
-    expected = sum(own[1:], start=own[0]) / np.float32(len(own)) if own[1:] else own[0]
-    np.testing.assert_array_equal(leaves(tmp_path / "model")["head/kernel"], expected)
+def test_a_greedy_soup_is_written(place, tmp_path, capsys):
+  interpolate.main(arguments(place, tmp_path, "abc", how="greedy_soup", alpha=0))
+  notes = json.loads(capsys.readouterr().out)["notes"]
+  members = [name for name in "abc" if any(f"/{name}: " in n and "in the" in n for n in notes)]
+  own = [leaves(place / name)["head/kernel"] for name in members]
+  expected = np.mean(own, 0, dtype=np.float64)
+  found = leaves(tmp_path / "model")["head/kernel"]
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ("max", "min"))
+def test_a_greedy_soup_takes_what_does_not_harm(monkeypatch, mode):
+  """The best first; what makes it worse is left out, what leaves it as it is goes in."""
+  sign = 1 if mode == "max" else -1
+  values = {(0,): 0.7, (1,): 0.9, (2,): 0.8, (3,): 0.6, (1, 2): 0.85, (1, 0): 0.9}
+  values |= {(1, 0, 3): 0.95}
+  monkeypatch.setattr(endpoints, "tuned_end", lambda ends, how, members: members)
+  monkeypatch.setattr(endpoints, "put", lambda place, found, _: place.update(of=tuple(found)))
+  number = lambda judge, place: {"value": sign * values[place["of"]]}
+  monkeypatch.setattr(forgetting, "numbers", number)
+  judge, notes = forgetting.Judge("f1", mode, None), []
+  line = interpolate.Line(None, None, {}, {}, {}, judge, None)
+  assert interpolate._greedy(line, "abcd", notes) == [1, 0, 3]
+  assert notes[1] == f"c: f1 {sign * 0.8:g} alone, left out: with it the metric is worse"
 
 
 BAD = (

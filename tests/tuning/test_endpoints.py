@@ -244,7 +244,7 @@ def test_a_tied_table_that_was_saved_twice_must_be_one(tmp_path):
   saved["lm_head.weight"] = saved["model.embed_tokens.weight"] + 1
   safetensors.numpy.save_file(saved, file)
   p, a = (pretrained.open_pretrained(tmp_path / name) for name in ("p", "a"))
-  with pytest.raises(JaxsftError, match="'lm_head.weight' in .* to differ from"):
+  with pytest.raises(JaxsftError, match=r"'lm_head.weight' in .* to differ from"):
     endpoints.ends(p, [a], a.network_of("lm"))
 
 
