@@ -177,6 +177,10 @@ def test_each_group_gets_the_best_alpha_in_turn(place, tmp_path, capsys):
   assert chosen["value"] == min(row["value"] for row in rows)
   uniform = min((row for row in rows if not row["alphas_of"]), key=lambda row: row["value"])
   assert all(row["alpha"] == uniform["alpha"] for row in rows if row["alphas_of"])
+  before = [row for row in rows if "layers.1" not in row["alphas_of"]]
+  first = min(before, key=lambda row: row["value"])["alphas_of"]
+  later = [row["alphas_of"] for row in rows if "layers.1" in row["alphas_of"]]
+  assert first and all(of | first == of for of in later)  # the second stands on the first
 
 
 def test_a_greedy_soup_is_written(place, tmp_path, capsys):
