@@ -85,7 +85,7 @@ def of_general(path, config_path, config, base):
     shared = {name.path for name in set(names) & set(ends.names)}
     shapes = network.shapes()
     shardings = weights.params.flatten(sharding.shardings_for(shapes, model.mesh))
-    readers = endpoints.readers(base, names, shapes)
+    readers = endpoints.readers(base, network)
     kept = {
       p: jax.device_put(read(), shardings[p]) for p, read in readers.items() if p not in shared
     }

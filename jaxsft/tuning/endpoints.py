@@ -59,14 +59,12 @@ def ends(pretrained, tuned, network):
   Raises UsageError where they cannot be combined.
   """
   check(pretrained, tuned)
-  names = network_names(tuned[0], network)
-  shapes = network.shapes()
   return Ends(
-    names,
-    shapes,
+    network_names(tuned[0], network),
+    network.shapes(),
     network.stacks,
-    readers(pretrained, names, shapes, heads=_same_head(pretrained, tuned[0])),
-    tuple(readers(one, names, shapes) for one in tuned),
+    readers(pretrained, network, heads=_same_head(pretrained, tuned[0])),
+    tuple(readers(one, network) for one in tuned),
   )
 
 
@@ -75,12 +73,12 @@ def network_names(base, network):
   return base.family.names(base.arch, network.head)
 
 
-def readers(base, names, shapes, heads=True):
-  """`Readers` of a checkpoint; heads: whether leaves of part "head" are read."""
-  names = [name for name in names if heads or name.part != "head"]
-  wanted = {name.path for name in names}
-  flat = {p: leaf for p, leaf in weights.params.flatten(shapes).items() if p in wanted}
-  return weights.leaves(
+def readers(base, network, heads=True):
+  """`Readers` of a checkpoint's leaves of a network; heads: whether those of part "head"."""
+  names = [name for name in network_names(base, network) if heads or name.part != "head"]
+  flat, wanted = weights.params.flatten(network.shapes()), {name.path for name in names}
+  flat = {path: leaf for path, leaf in flat.items() if path in wanted}
+  found = weights.leaves(
     base.source,
     names,
     weights.params.nest(flat),
@@ -88,6 +86,10 @@ def readers(base, names, shapes, heads=True):
     ignored=base.family.IGNORED,
     tied=base.family.TIED,
   )
+  constant = "lm_head/bias"  # 0 where it is absent, as pretrained.load_params has it
+  if heads and network.head.logits_bias and constant in flat and constant not in found:
+    found[constant] = lambda: np.zeros(flat[constant].shape, np.float32)
+  return found
 
 
 def tuned_end(ends, how, members=None):
@@ -160,6 +162,12 @@ def _same_head(pretrained, tuned):
 def check(pretrained, tuned):
   """Raises UsageError where checkpoints are the same, or not of one kind."""
   seen = {}
+  for one in (pretrained, *tuned):
+    if one.adapted is not None:
+      raise UsageError(
+        f"--model: {one.path} is an adapter, expected whole models: merge it first, "
+        "jaxsft.load(PATH).save(DIR), and give DIR"
+      )
   for one, flag in [(pretrained, "--base"), *((one, "--model") for one in tuned)]:
     for mark in (str(pathlib.Path(one.path).resolve()), one.identity()):
       if mark in seen:

@@ -248,6 +248,25 @@ def test_a_tied_table_that_was_saved_twice_must_be_one(tmp_path):
     endpoints.ends(p, [a], a.network_of("lm"))
 
 
+def test_a_constant_that_a_file_leaves_out_is_zero(tmp_path):
+  tiny.checkpoint(tmp_path / "a", "bart")
+  file = tmp_path / "a" / "model.safetensors"
+  saved = safetensors.numpy.load_file(file)
+  assert saved.pop("final_logits_bias").any()
+  safetensors.numpy.save_file(saved, file)
+  base = pretrained.open_pretrained(tmp_path / "a")
+  found = endpoints.readers(base, base.network_of("lm"))
+  assert found.keys() == weights.params.flatten(base.network_of("lm").shapes()).keys()
+  assert not found["lm_head/bias"]().any()
+
+
+def test_an_adapter_is_refused(place):
+  base, tuned = (pretrained.open_pretrained(place / name) for name in ("base", "a"))
+  adapted = dataclasses.replace(tuned, adapted=object())
+  with pytest.raises(UsageError, match="is an adapter, expected whole models: merge it first"):
+    endpoints.check(base, [adapted])
+
+
 def test_a_head_of_other_labels_is_not_mixed_in(place):
   tiny.checkpoint(place / "stars", "bert", 9, labels=("1", "2", "3"))
   assert "head/kernel" in of(place, "a", "stars").own
