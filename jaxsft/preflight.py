@@ -66,7 +66,9 @@ def leaves_of(shapes, chosen, rule, held):
   def one(path, leaf):
     rows = leaf.shape[0] if leaf.shape else 1
     mask = chosen.masks.get(path, [n >= chosen.first.get(path, 0) for n in range(rows)])
-    part = None if path not in chosen or all(mask) else [n for n in range(rows) if mask[n]]
+    below = path.startswith("later/")  # the first layer, which has no such row
+    part = [n + below for n in range(rows) if mask[n]]
+    part = None if path not in chosen or all(mask) else part
     rate = np.asarray(rule.rates.get(path, 1.0)).tolist()
     start = np.asarray(rule.starts.get(path, 0)).tolist()
     decays = optim.kind(path) in ("matrix", "embedding")

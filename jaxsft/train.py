@@ -176,8 +176,8 @@ def make_state(job, latest):
   make = jax.jit(
     partial(step.init_state, rule=job.rule), out_shardings=places, donate_argnums=(0, 1)
   )
-  trainable, frozen = select.split(params, job.chosen)
-  state = make(trainable, hold(frozen))
+  params = select.split(params, job.chosen)  # lets go of leaves that are cut
+  state = make(params[0], hold(params[1]))
   loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}
   return state, loop | {"tokens": 0, "examples": 0, "export": finish.export_facts(job)}
 

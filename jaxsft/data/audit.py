@@ -91,8 +91,8 @@ class Leaf:
   dtype: str
   trained: int
   """How many of its numbers train."""
-  rows: list[int] | None
-  """Which rows of a stack train; None: all, or nothing does."""
+  layers: list[int] | None
+  """Of a stacked leaf those that train; None: all, or nothing does."""
   decays: bool
   rate: float | list[float]
   """Factor of the learning rate, or one for each row that trains."""
@@ -104,7 +104,7 @@ class Leaf:
 
   def line(self, width: int) -> str:
     shape = " x ".join(map(str, self.shape)) or "scalar"
-    fate = "trains" + (f" in {_spans(self.rows)}" if self.rows else "")
+    fate = "trains" + (f" in {_spans(self.layers)}" if self.layers else "")
     fate += ", decays" if self.decays else ""
     rate, start = _ends(self.rate), _ends(self.start)
     fate += "" if rate == "1" else f", {rate} x lr"

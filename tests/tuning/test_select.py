@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, models, stack, step
+from jaxsft import families, models, optim, preflight, stack, step
 from jaxsft.errors import UsageError
 from jaxsft.tuning import select
 from tests import tiny
@@ -61,6 +61,19 @@ def test_of_two_stacks_the_last_layers_are_the_decoders():
   assert passed["decoder/layers/attn/o/kernel"] == pytest.approx(2 / 3)
   with pytest.raises(UsageError, match=r"last:4'.*expected 1 to 3: the decoder has 3 layers"):
     select.choose(shapes, "last:4", stacks=network.stacks)
+
+
+def test_the_table_names_layers_and_sizes():
+  chosen, factors = choose("last:1"), {"layers/attn/q/kernel": np.array([0.5], np.float32)}
+  rule = optim.Rule(None, None, factors, starts={LATER: 3})
+  leaves = preflight.leaves_of(TREE, chosen, rule, "bfloat16")
+  table = {leaf.path: leaf for leaf in leaves}
+  query, later = table["layers/attn/q/kernel"], table[LATER]
+  assert (query.layers, query.trained, query.rate, query.decays) == ([2], 4, [0.5], True)
+  assert (later.layers, later.trained, later.start, later.decays) == ([2], 2, 3, False)
+  assert (table["norm/scale"].layers, table["norm/scale"].trained) == (None, 2)
+  still = table["embed/tokens/embedding"]
+  assert (still.trained, still.layers, still.dtype) == (0, None, "bfloat16")
 
 
 def test_last_layers_that_there_are_not():
