@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.errors import JaxsftError
 
+ADAPTED = "adapted"
+"""Name of a product with its adapter's: remat="dots" keeps it instead of its two parts."""
 ADAPTER = {"lora_a", "lora_b", "lora_scale"}
 LEAVES = {"kernel", "bias", "lora_magnitude", "lora_drop"} | ADAPTER
 
@@ -83,10 +86,10 @@ def _adapted(leaves, x, y, low):
   scale = leaves["lora_scale"]
   y = y + _product(low.reshape(len(y), -1) * scale.astype(y.dtype), leaves["lora_b"])
   if "lora_magnitude" not in leaves:
-    return y
+    return checkpoint_name(y, ADAPTED)
   whole = leaves["kernel"].astype(jnp.float32) + scale * (leaves["lora_b"] @ leaves["lora_a"])
   norm = jnp.linalg.norm(lax.stop_gradient(whole), axis=1)
-  return y * (leaves["lora_magnitude"] / norm).astype(y.dtype)
+  return checkpoint_name(y * (leaves["lora_magnitude"] / norm).astype(y.dtype), ADAPTED)
 
 
 def together(params, names, x, dtype):

@@ -14,7 +14,7 @@ REMAT = {
   "none": None,
   "dots": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names("attention"),
+    jax.checkpoint_policies.save_only_these_names("attention", layers.ADAPTED),
   ),
   "full": jax.checkpoint_policies.nothing_saveable,
 }

@@ -303,3 +303,23 @@ def test_no_leaf_of_an_adapter_is_left_without_a_rule_of_sharding(llama):
   assert (
     spec("layers/attn/o/lora_a")[2] == "tensor" and spec("layers/attn/o/lora_b")[1] == "fsdp"
   )
+
+
+def test_remat_keeps_the_sums_and_not_their_parts(llama):
+  """Else adapters would need more memory than the gradients that they spare."""
+  network = dataclasses.replace(llama[0], remat="dots")
+  batch = networks.packed(networks.rows(61, (7, 5)))
+
+  def kept(params, choice):
+    """Numbers that the loop over layers hands to the backward pass."""
+    trainable, frozen = select.split(params, choice)
+    loss = lambda t: jnp.sum(network.logits(step.merge(t, frozen), batch) ** 2)
+    loops = [
+      e for e in jax.make_jaxpr(jax.grad(loss))(trainable).eqns if e.primitive.name == "scan"
+    ]
+    return sum(v.aval.size for v in loops[0].outvars)
+
+  plain = kept(llama[1], select.choose(llama[1], "all", stacks={"layers": 0}))
+  adapted = lora.add(llama[1], Lora(rank=1), 0)
+  low = 3 * batch["inputs"].size * 7  # [L,B,T,R] of seven projections
+  assert kept(adapted, lora.choose(adapted, (), {"layers": 0})) <= plain + low
