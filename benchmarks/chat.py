@@ -108,7 +108,7 @@ def pack(given, row):
   return result | {"labels": result["shift_labels"]}
 
 
-def trainer(settings, packed=False):
+def trainer(settings, packed=False, adapt=lambda model: model):
   import datasets
   import trainer_side
   import transformers
@@ -128,7 +128,7 @@ def trainer(settings, packed=False):
     settings,
     batches,
     lambda inputs: next(counts),
-    model=model,
+    model=adapt(model),
     args=trainer_side.arguments(transformers.TrainingArguments, settings, given["optim"]),
     train_dataset=datasets.Dataset.from_list(examples),
     processing_class=tokenizer,
