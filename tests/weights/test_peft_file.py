@@ -1,0 +1,123 @@
+"""Adapter directories: what is read, and what is refused with a sentence."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from jaxsft import adapted, models, pretrained
+from jaxsft.config import Model
+from jaxsft.errors import JaxsftError
+from jaxsft.weights import peft_file, peft_names
+from tests import tiny
+
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "base"}
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """A directory with a base model; adapters beside it name it by "../base"."""
+  root = tmp_path_factory.mktemp("adapters")
+  tiny.checkpoint(root / "base", "llama")
+  return root
+
+
+def adapter(root, name, tensors=None, **config):
+  directory = root / name
+  directory.mkdir()
+  rng = np.random.default_rng(0)
+  own = {f"{UP}.lora_A.weight": (2, 24), f"{UP}.lora_B.weight": (44, 2)}
+  own = {name: rng.normal(size=shape).astype(np.float32) for name, shape in own.items()}
+  peft_file.write(directory, CONFIG | {"base_model_name_or_path": "../base"} | config, own)
+  if tensors is not None:
+    peft_file.write(directory, CONFIG | config, own | tensors)
+    text = json.dumps(CONFIG | {"base_model_name_or_path": "../base"} | config)
+    (directory / peft_file.CONFIG).write_text(text)
+  return directory
+
+
+@pytest.mark.parametrize(
+  ("config", "sentence"),
+  [
+    ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
+    ({"bias": "all"}, r"bias is 'all', expected one of \['none'\]"),
+    ({"trainable_token_indices": [3]}, r"trainable_token_indices is \[3\]"),
+    ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'"),
+    ({"base_model_name_or_path": None}, "base_model_name_or_path is None, expected the dir"),
+    ({"base_model_name_or_path": "../gone"}, "its base model '../gone' cannot be opened"),
+  ],
+)
+def test_settings_that_are_not_known_are_refused(root, config, sentence):
+  with pytest.raises(JaxsftError, match=sentence):
+    pretrained.open_pretrained(str(adapter(root, f"a{abs(hash(sentence))}", **config)))
+
+
+@pytest.mark.parametrize(
+  ("tensors", "sentence"),
+  [
+    ({"model.embed_tokens.lora_embedding_A": (2, 53)}, "found model.embed_tokens.lora_emb"),
+    (
+      {"lm_head.lora_A.weight": (2, 24), "lm_head.lora_B.weight": (53, 2)},
+      "found lm_head.l",
+    ),
+    ({"model.layers.7.mlp.up_proj.weight": (44, 24)}, "which is no adapter and no weight of"),
+    ({f"{UP}.lora_B.weight": (40, 2)}, r"is \[2, 24\] and \[40, 2\], expected"),
+    ({"lm_head.weight": (50, 24)}, r"lm_head.weight is \[50, 24\], expected \[53, 24\]"),
+    ({f"{UP}.lora_magnitude_vector": (44,)}, "some layers of layers/mlp/up have a lora_mag"),
+  ],
+)
+def test_tensors_that_fit_nothing_are_refused(root, tensors, sentence):
+  made = {name: np.ones(shape, np.float32) for name, shape in tensors.items()}
+  base = pretrained.open_pretrained(str(adapter(root, f"t{abs(hash(sentence))}", made)))
+  with pytest.raises(JaxsftError, match=sentence):
+    pretrained.load_params(base, base.network_of(base.kind))
+
+
+def test_an_adapter_is_not_trained_on(root):
+  directory = adapter(root, "trained")
+  with pytest.raises(JaxsftError, match="is an adapter, expected a whole model to train"):
+    pretrained.open_base(Model(path=str(directory)))
+
+
+def test_a_saved_module_replaces_the_bases(root):
+  head = np.arange(53 * 24, dtype=np.float32).reshape(53, 24)
+  base = pretrained.open_pretrained(str(adapter(root, "head", {"lm_head.weight": head})))
+  params, new = pretrained.load_params(base, base.network_of(base.kind))
+  np.testing.assert_array_equal(params["lm_head"]["kernel"], head)
+  up = params["layers"]["mlp"]["up"]
+  assert new == () and np.any(up["lora_a"][0]) and not np.any(up["lora_a"][1])
+
+
+def test_what_peft_cannot_hold_is_refused_before_training(root):
+  base = pretrained.open_pretrained(str(root / "base"))
+  span = base.network_of("lm")
+  tied = types.SimpleNamespace(tied=True, head=span.head)
+  with pytest.raises(JaxsftError, match="cannot hold a token table that trains"):
+    adapted.refuse_unwritable(base, tied, {"embed/tokens/embedding"})
+  other = types.SimpleNamespace(tied=False, head=models.heads.Head("masked_lm"))
+  with pytest.raises(JaxsftError, match="cannot hold a 'masked_lm' head on a llama"):
+    adapted.refuse_unwritable(base, other, set())
+
+
+def test_ranks_and_alphas_are_written_so_that_peft_multiplies_alike():
+  draw = lambda rank, scale: peft_names.Lora(
+    np.ones((rank, 3)), np.ones((4, rank)), scale, None
+  )
+  done = {
+    "a.q": draw(2, 8.0),
+    "a.v": draw(2, 8.0),
+    "b.q": draw(3, np.float32(32 / 3)),
+    "c.q": draw(2, 1),
+  }
+  for rslora in (False, True):
+    config = peft_names.config_of(done, [*done, "d.v"], rslora)
+    assert config["r"] == 2 and config["rank_pattern"] == {"b.q": 3}
+    for module, part in done.items():
+      scale = peft_names.scale_of(config, module, len(part.a))
+      np.testing.assert_allclose(scale, part.scale, rtol=1e-6)
+    assert config["target_modules"] == ["a.q", "a.v", "b.q", "c.q"]
+  assert peft_names.config_of({"x.a.q": draw(2, 1)}, ["x.a.q", "y.a.v"], False)[
+    "target_modules"
+  ] == ["q"]
