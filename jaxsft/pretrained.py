@@ -51,16 +51,8 @@ class Pretrained:
   @property
   def labels(self):
     """Label names of a trained head in id order; () where there is none."""
-    names = self.config.get("id2label")
-    if self.kind not in LABELLED or not names:
-      return ()
-    expected = [str(i) for i in range(len(names))]
-    if not isinstance(names, dict) or set(names) != set(expected):
-      raise JaxsftError(
-        f"{self.path}/config.json: id2label is {names!r}, expected a name for each of the ids "
-        f"{', '.join(expected)}; write the names that its head was trained with"
-      )
-    return tuple(names[i] for i in expected)
+    own = self.kind in LABELLED
+    return families.label_names(self.config, f"{self.path}/config.json") if own else ()
 
   @property
   def label_type(self):

@@ -106,6 +106,27 @@ def test_names_for_a_head_that_says_a_number_are_refused(tmp_path):
     labels_of(path, rows)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labels_that_transformers_does_not_write(oracle, tmp_path, classes):
+  """It leaves out names that are its own, and of two classes even how many there are."""
+  import transformers
+
+  path = tiny.checkpoint(tmp_path / "c", "bert", labels=("a", "b"))
+  kept = json.loads((path / "config.json").read_text())
+  plain = {k: v for k, v in kept.items() if k not in ("id2label", "label2id", "problem_type")}
+  config = transformers.BertConfig(**plain, num_labels=classes)
+  theirs = transformers.BertForSequenceClassification(config).eval()
+  theirs.save_pretrained(path)
+  written = json.loads((path / "config.json").read_text())
+  assert ("id2label" in written) == (classes != 2)
+  model = pretrained.load(path)
+  assert model.context.labels == tuple(f"LABEL_{i}" for i in range(classes))
+  tokens = np.array([[2, 5, 6, 3]])
+  with oracle.no_grad():
+    expected = theirs(oracle.tensor(tokens)).logits.numpy()
+  np.testing.assert_allclose(model.logits(tokens), expected, atol=1e-5)
+
+
 def test_what_the_classes_of_a_head_are(tmp_path):
   """One output without a problem_type is a number: rerankers and reward models are such."""
   path = tiny.checkpoint(tmp_path / "one", "bert", labels=("a", "b"))

@@ -155,6 +155,23 @@ def prefix_of(family, kind):
   return getattr(family, "PREFIXES", {}).get(kind, family.BASE_PREFIX)
 
 
+def label_names(config, file):
+  """Names of the classes of a trained head in id order, as Hugging Face reads them.
+
+  transformers leaves out the names that it gives itself: LABEL_0, …, two where nothing says
+  how many. file: what an error names.
+  """
+  usual = {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
+  names = config.get("id2label") or usual
+  expected = [str(i) for i in range(len(names))]
+  if not isinstance(names, dict) or set(names) != set(expected):
+    raise JaxsftError(
+      f"{file}: id2label is {names!r}, expected a name for each of the ids "
+      f"{', '.join(expected)}; write the names that its head was trained with"
+    )
+  return tuple(names[i] for i in expected)
+
+
 def with_labels(config, head, labels):
   """The config with what Hugging Face reads of a classification head, or without it.
 
