@@ -47,7 +47,7 @@ def test_a_metric_without_a_value_says_why(monkeypatch):
     metric="mcc",
   )
   monkeypatch.setattr(evaluate, "measure", lambda *_: [])
-  state = SimpleNamespace(trainable={}, frozen={})
+  state = SimpleNamespace(trainable={}, frozen={}, average={})
   with pytest.raises(
     JaxsftError, match=r"mcc=None \(every gold label is pos\), expected a finite"
   ):
