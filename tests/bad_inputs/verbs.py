@@ -192,8 +192,9 @@ VERBS = [
     "export",
     lambda p: p.flags.update(format="onnx"),
     2,
-    "--format=onnx",
-    "hf",
+    "--format",
+    "onnx",
+    "merged",
   ),
   case("missing flag", "export", lambda p: p.flags.pop("out"), 2, "--out", "missing"),
   case(
