@@ -1,15 +1,19 @@
 """Adapter directories in PEFT's format: found with their base, applied, and written."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxsft import families, models, sharding, tokenizer, weights
+from jaxsft.data import fetch
 from jaxsft.errors import JaxsftError
 from jaxsft.tuning import lora
 from jaxsft.weights import peft_file, peft_names
+
+TABLE = "embed/tokens/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +43,13 @@ def base_of(adapter):
 def open_adapted(local, open_base):
   """`pretrained.Pretrained` of an adapter's directory: its base's, with its own head and words.
 
-  open_base: path -> pretrained.Pretrained.
+  open_base: (path, revision of a name on the hub or None) -> pretrained.Pretrained.
   """
   file = peft_file.read(local)
   where = base_of(file)
   try:
-    base = open_base(where)
+    on_hub = fetch.HUB_ID.fullmatch(where) and not pathlib.Path(where).exists()
+    base = open_base(where, file.config.get("revision") if on_hub else None)
   except JaxsftError as error:
     raise JaxsftError(
       f"{local / peft_file.CONFIG}: its base model {where!r} cannot be opened: {error}"
@@ -94,12 +99,19 @@ def load_params(base, network, mesh, load):
   found = peft_names.modules(table, shapes, prefix)
   inner = [m for m in found if lora.SEAM.search(m.names[0].path)]
   leaves, rest = peft_names.from_file(file, inner, shapes)
+  of_table = [n for name in table if name.path == TABLE for n in _tensors(name, shapes, prefix)]
+  if _copied(network) and set(of_table) & set(rest):
+    raise JaxsftError(
+      f"{file.path}: found a token table in modules_to_save; the model uses its table more "
+      "than once (tied), and PEFT applies the saved one to one of the uses: merge the adapter "
+      "with PEFT's merge_and_unload() and load the model that it gives"
+    )
   whole = _whole(file, rest, table, shapes, prefix)
   own_head = any(name.part == "head" and name.path in whole for name in table)
   params, new = load(under, own_head)
   flat = dict(lora.select.paths(params))
   put = lambda path, values: _put(path, values, mesh)
-  init = file.config.get("init_lora_weights")
+  init, ranks = file.config.get("init_lora_weights"), peft_names.ranks(file, inner, shapes)
   if init in lora.DECOMPOSED:
     _refuse_fused(file, inner, leaves)
   for path, slots in whole.items():
@@ -110,10 +122,23 @@ def load_params(base, network, mesh, load):
   for path, own in leaves.items():
     if init in lora.DECOMPOSED:
       kernel = weights.params.on_host(flat[f"{path}/kernel"])
-      flat[f"{path}/kernel"] = put(f"{path}/kernel", lora.rest(kernel, own, init))
+      flat[f"{path}/kernel"] = put(
+        f"{path}/kernel", lora.rest(kernel, ranks[path], own["scale"], init)
+      )
     for name, values in own.items():
       flat[f"{path}/lora_{name}"] = put(f"{path}/lora_{name}", values)
   return weights.params.nest(flat), tuple(path for path in new if path not in whole)
+
+
+def _tensors(name, shapes, prefix):
+  """Names in the file of a leaf."""
+  return peft_names.names_of(name, shapes[name.path].shape, prefix).flat
+
+
+def _copied(network):
+  """Whether PEFT, which replaces a module at one place, would make two of the token table."""
+  projects = network.tied and network.head.kind in ("lm", "masked_lm")
+  return projects or models.has_source(network.arch)
 
 
 def _put(path, values, mesh):
@@ -177,10 +202,11 @@ def refuse_unwritable(base, network, chosen):
       f"config.export.format: 'peft' cannot hold a {kind!r} head on a "
       f"{base.config['model_type']}, for which transformers has no class; set 'merged'"
     )
-  if network.tied and "embed/tokens/embedding" in chosen:
+  if TABLE in chosen and _copied(network):
     raise JaxsftError(
-      "config.export.format: 'peft' cannot hold a token table that trains and is also the "
-      "projection to the vocabulary: PEFT would save a copy of it; set 'merged'"
+      "config.export.format: 'peft' cannot hold a token table that trains and is used at "
+      "several places (projection to the vocabulary, encoder, decoder): PEFT would save a copy "
+      "of it for one of them; set 'merged'"
     )
 
 
@@ -258,15 +284,13 @@ def _trained_modules(base, network, flat, chosen, shapes):
   top = network.head.kind in ("sequence", "token")  # PEFT saves such a head as a whole
   roots = set()
   for name in trained:
-    tensors = peft_names.names_of(name, shapes[name.path].shape, prefix)
-    for tensor in tensors.flat:
+    for tensor in _tensors(name, shapes, prefix):
       whole = top and name.part == "head"
       roots.add(tensor.split(".")[0] if whole else tensor.rpartition(".")[0])
   if not roots:
     return {}, []
   inside = lambda tensor: any(tensor.startswith(f"{root}.") for root in roots)
-  named = lambda n: peft_names.names_of(n, shapes[n.path].shape, prefix).flat
-  own = [n for n in table if any(map(inside, named(n)))]
+  own = [n for n in table if any(map(inside, _tensors(n, shapes, prefix)))]
   params = weights.params.nest({n.path: flat[n.path] for n in own})
   tensors = weights.export_tensors(params, own, base_prefix=prefix)
   return {name: values for name, values in tensors if inside(name)}, sorted(roots)

@@ -147,7 +147,7 @@ def open_pretrained(path, sha256=None, revision=None, allow_pytorch_bin=False):
   """
   local = _run_export(fetch.resolve_model(str(path), sha256, revision, allow_pytorch_bin))
   if adapted.is_adapter(local):
-    open_base = lambda path: open_pretrained(path, allow_pytorch_bin=allow_pytorch_bin)
+    open_base = lambda path, revision: open_pretrained(path, None, revision, allow_pytorch_bin)
     return adapted.open_adapted(local, open_base)
   source = weights.open_source(local, allow_pytorch_bin)
   model_type = source.config.get("model_type")

@@ -253,3 +253,19 @@ def test_decomposed_starts_are_those_of_peft_and_leave_as_plain_adapters(init, b
   with torch.no_grad():
     expected = theirs.eval()(**torch_inputs("llama")).logits.numpy()
   near(ours(jaxsft.load(tmp_path / "unconverted"), "llama"), expected)
+
+
+@pytest.mark.parametrize("init", ["olora", pytest.param("pissa", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"layers_to_transform": [1]},
+    pytest.param({"rank_pattern": {"layers.0.self_attn.o_proj": 2}}, marks=pytest.mark.full),
+  ],
+  ids=["layers", "ranks"],
+)
+def test_decomposed_starts_of_some_layers_or_other_ranks(init, settings, bases, peft_models):
+  """Every layer of the base is decomposed at the rank of its own adapter, if it has one."""
+  settings |= {"init_lora_weights": init, "target_modules": ["o_proj"]}
+  directory, theirs = peft_models("llama", **settings)
+  near(ours(jaxsft.load(directory), "llama"), logits_of(theirs, "llama"))

@@ -51,10 +51,18 @@ def plan(tree, settings):
       "config.tune.lora.targets: found the experts of a mixture, whose stacked weights get no "
       "adapters; expected patterns for the rest, such as ('attn/',)"
     )
+  chosen = [path for path in own if path in chosen]
+  for name in ("rank_pattern", "alpha_pattern"):
+    for pattern in getattr(settings, name) or {}:
+      if not set(_matches(name, pattern, own, paths)) & set(chosen):
+        raise UsageError(
+          f"config.tune.lora.{name}: {pattern!r} matches no projection that gets an adapter, "
+          f"expected one of {', '.join(path.removesuffix('/kernel') for path in chosen)}; "
+          "change the pattern or config.tune.lora.targets"
+        )
   return {
-    path.removesuffix("/kernel"): _adapter(path.removesuffix("/kernel"), settings, own, paths)
-    for path in own
-    if path in chosen
+    path.removesuffix("/kernel"): _adapter(path.removesuffix("/kernel"), settings)
+    for path in chosen
   }
 
 
@@ -75,17 +83,13 @@ def _matches(name, pattern, own, paths):
   return found
 
 
-def _adapter(path, settings, own, paths):
+def _adapter(path, settings):
   """The `Adapter` of a projection: by the first pattern that matches, or as all have it."""
   values = []
   for name in ("rank", "alpha"):
     value = getattr(settings, name)
     patterns = getattr(settings, f"{name}_pattern") or {}
-    found = [
-      v
-      for p, v in patterns.items()
-      if f"{path}/kernel" in _matches(f"{name}_pattern", p, own, paths)
-    ]
+    found = [v for pattern, v in patterns.items() if re.search(pattern, path)]
     values.append(found[0] if found else value)
   rank, alpha = values
   return Adapter(rank, alpha, alpha / (rank**0.5 if settings.rslora else rank))
@@ -185,12 +189,12 @@ def _decomposed(kernel, adapter, init):
   )
 
 
-def rest(kernel, leaves, init):
-  """What `init` leaves of a kernel for adapters {"a": [L,R,in], "scale": [L], …}."""
-  *lead, rank, _ = leaves["a"].shape
+def rest(kernel, ranks, scales, init):
+  """What `init` leaves of a kernel [L,out,in] for adapters of ranks [L] (0: none) and scales
+  [L]."""
   left = np.array(kernel, np.float32)
-  for slot in np.ndindex(*lead):
-    adapter = Adapter(rank, 0.0, float(leaves["scale"][slot]))
+  for slot in map(tuple, np.argwhere(ranks)):
+    adapter = Adapter(int(ranks[slot]), 0.0, float(scales[slot]))
     a, b = DECOMPOSED[init](left[slot], adapter)
     left[slot] -= adapter.scale * (b @ a)
   return left
@@ -222,7 +226,7 @@ def choose(tree, patterns, stacks):
   flat = dict(select.paths(tree))
   own = {path for path in flat if path.rpartition("/")[2] in TRAINED}
   base = {path: leaf for path, leaf in flat.items() if path.rpartition("/")[2] not in LEAVES}
-  head = r"^(head|dense|dense_norm|lm_head)/" if "dense" in tree else r"^head/"
+  head = select.HEAD if "dense" in tree else r"^head/"
   own |= {path for path in base if re.search(head, path)}
   more = select.matching(weights.params.nest(base), patterns, stacks, "config.tune.train")
   both = [path for path in more.paths if f"{path.rpartition('/')[0]}/lora_a" in flat]

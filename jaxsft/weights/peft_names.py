@@ -98,6 +98,18 @@ def from_file(adapter: Any, found: Sequence[Module], shapes: Mapping[str, Any]) 
   return stacked, list(left)
 
 
+def ranks(adapter: Any, found: Sequence[Module], shapes: Mapping[str, Any]) -> dict:
+  """{module path: ranks [L] of the adapter in each layer, 0 where it has none}."""
+  known = {}
+  for module in found:
+    own = adapter.tensors.get(f"{module.name}.{SUFFIXES['a']}")
+    for name in module.names if own is not None else ():
+      lead = shapes[name.path].shape[:-2]
+      path = name.path.removesuffix("/kernel")
+      known.setdefault(path, np.zeros(lead, int))[module.slot] = len(own)
+  return known
+
+
 def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
   """What PEFT multiplies B A of a module by."""
   alpha = config["lora_alpha"]

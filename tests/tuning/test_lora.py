@@ -150,6 +150,14 @@ def test_patterns_choose_targets_ranks_and_scales(llama):
     ({"targets": ("attn/x",)}, "targets: 'attn/x' matches nothing; there are expected proj"),
     ({"targets": ("(",)}, r"targets: '\(' is no valid pattern"),
     ({"rank_pattern": {"attn/x": 2}}, "rank_pattern: 'attn/x' matches nothing"),
+    (
+      {"targets": ("attn/q",), "rank_pattern": {"attn/v": 4}},
+      "rank_pattern: 'attn/v' matches no projection that gets an adapter, .* layers/attn/q;",
+    ),
+    (
+      {"targets": ("attn/q",), "alpha_pattern": {"attn/v": 4.0}},
+      "alpha_pattern: 'attn/v' matches no projection that gets",
+    ),
     ({"init": "pissa", "rank": 40}, "rank: found 40 with init='pissa', expected at most"),
   ],
 )

@@ -6,11 +6,12 @@ import types
 import numpy as np
 import pytest
 
-from jaxsft import adapted, models, pretrained
+from jaxsft import adapted, families, models, pretrained
 from jaxsft.config import Model
 from jaxsft.errors import JaxsftError
 from jaxsft.weights import peft_file, peft_names
 from tests import tiny
+from tests.families import every
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "base"}
 UP = "model.layers.0.mlp.up_proj"
@@ -90,12 +91,50 @@ def test_a_saved_module_replaces_the_bases(root):
   assert new == () and np.any(up["lora_a"][0]) and not np.any(up["lora_a"][1])
 
 
+@pytest.fixture(scope="module")
+def tied(root):
+  """Directory of a base whose token table is its projection to the vocabulary."""
+  return tiny.checkpoint(root / "tied", "llama", tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize("names", [["model.embed_tokens"], ["lm_head", "model.embed_tokens"]])
+def test_a_saved_table_that_is_tied_is_refused(root, tied, names):
+  """PEFT computes with it at one place, with ensure_weight_tying at both."""
+  saved = {f"{name}.weight": np.ones((53, 24), np.float32) for name in names}
+  directory = adapter(root, f"tied{len(names)}", saved, base_model_name_or_path=str(tied))
+  base = pretrained.open_pretrained(str(directory))
+  assert base.network_of("lm").tied
+  with pytest.raises(JaxsftError, match=r"uses its table more than once \(tied\), and PEFT"):
+    pretrained.load_params(base, base.network_of("lm"))
+
+
+def test_the_revision_of_the_base_is_the_one_that_is_opened(root):
+  opened = []
+
+  def open_base(*asked):
+    opened.append(asked)
+    return pretrained.open_pretrained(str(root / "base"))
+
+  for path in ("org/name", str(root / "base")):
+    own = {"base_model_name_or_path": path, "revision": "abc"}
+    adapted.open_adapted(adapter(root, f"revision{len(opened)}", **own), open_base)
+  assert opened == [("org/name", "abc"), (str(root / "base"), None)]
+
+
 def test_what_peft_cannot_hold_is_refused_before_training(root):
   base = pretrained.open_pretrained(str(root / "base"))
   span = base.network_of("lm")
-  tied = types.SimpleNamespace(tied=True, head=span.head)
-  with pytest.raises(JaxsftError, match="cannot hold a token table that trains"):
-    adapted.refuse_unwritable(base, tied, {"embed/tokens/embedding"})
+  tied = types.SimpleNamespace(tied=True, head=span.head, arch=span.arch)
+  v11 = every.config("t5-v1.1")
+  family = families.FAMILIES[v11["model_type"]]
+  arch = family.architecture(v11)
+  untied = models.Network(arch, families.head_of(family, arch, "lm", 0))
+  assert not untied.tied
+  seq2seq = types.SimpleNamespace(family=family, config=v11)
+  for own, network in ((base, tied), (seq2seq, untied)):
+    with pytest.raises(JaxsftError, match="cannot hold a token table that trains"):
+      adapted.refuse_unwritable(own, network, {"embed/tokens/embedding"})
+  adapted.refuse_unwritable(base, span, {"embed/tokens/embedding"})
   other = types.SimpleNamespace(tied=False, head=models.heads.Head("masked_lm"))
   with pytest.raises(JaxsftError, match="cannot hold a 'masked_lm' head on a llama"):
     adapted.refuse_unwritable(base, other, set())
