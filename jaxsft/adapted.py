@@ -195,12 +195,20 @@ def _whole(file, rest, table, shapes, prefix):
 
 
 def refuse_unwritable(base, network, chosen):
-  """Raises JaxsftError where PEFT has no way to hold what trains (paths `chosen`)."""
+  """Raises JaxsftError where PEFT has no way to hold what trains (paths `chosen`).
+
+  That is also asked before training, so that nothing of it comes after.
+  """
   kind = network.head.kind
   if kind not in base.family.CLASSES:
     raise JaxsftError(
       f"config.export.format: 'peft' cannot hold a {kind!r} head on a "
       f"{base.config['model_type']}, for which transformers has no class; set 'merged'"
+    )
+  if kind == "masked_lm":
+    raise JaxsftError(
+      "config.export.format: 'peft' cannot hold what task='masked_lm' trains beside adapters: "
+      "PEFT would save a copy of the projection to the vocabulary; set 'merged'"
     )
   if TABLE in chosen and _copied(network):
     raise JaxsftError(
@@ -208,6 +216,24 @@ def refuse_unwritable(base, network, chosen):
       "several places (projection to the vocabulary, encoder, decoder): PEFT would save a copy "
       "of it for one of them; set 'merged'"
     )
+  table, prefix = _table(base, network)
+  shapes = dict(lora.select.paths(network.shapes()))
+  roots = _roots(table, network, chosen, shapes, prefix)
+  for module in peft_names.modules(table, shapes, prefix):
+    places = [name.path.removesuffix("/kernel") for name in module.names]
+    own = [place for place in places if f"{place}/lora_a" in chosen]
+    if own and any(f"{module.name}.".startswith(f"{root}.") for root in roots):
+      raise JaxsftError(
+        f"config.tune.train: trains a part of {module.name}, in which {', '.join(own)} has an "
+        "adapter; PEFT has one or the other for a module: change config.tune.train or "
+        "config.tune.lora.targets, or set config.export.format='merged'"
+      )
+    if f"{(own or [''])[0]}/lora_magnitude" in chosen and len(own) < len(places):
+      raise JaxsftError(
+        f"config.tune.lora.targets: {module.name} is several projections in one, of which only "
+        f"{', '.join(own)} would have a DoRA adapter; PEFT has one length for each row of all: "
+        f"choose {', '.join(places)}, or set config.export.format='merged'"
+      )
 
 
 def store(directory, *, base, network, params, adapter):
@@ -251,12 +277,15 @@ def store(directory, *, base, network, params, adapter):
     "modules_to_save": saved or None,
   }
   peft_file.write(directory, config, tensors | more)
-  _compare(directory, leaves, found, shapes)
+  _compare(directory, leaves, flat, adapter["chosen"], found, table, shapes, prefix)
 
 
-def _compare(directory, leaves, found, shapes):
-  """Reads the adapter as any user would, and compares its products with what was meant."""
-  read, _ = peft_names.from_file(peft_file.read(directory), found, shapes)
+def _compare(directory, leaves, flat, chosen, found, table, shapes, prefix):
+  """Reads the adapter as any user would, and compares it with what was meant: products,
+  lengths and, of `flat`, all leaves that train by themselves.
+  """
+  file = peft_file.read(directory)
+  read, rest = peft_names.from_file(file, found, shapes)
   for path, own in leaves.items():
     there = read.get(path)
     for slot in np.ndindex(own["scale"].shape):
@@ -265,10 +294,23 @@ def _compare(directory, leaves, found, shapes):
       if there is not None:
         is_ = there["scale"][slot] * (there["b"][slot] @ there["a"][slot])
       if not np.allclose(meant, is_, rtol=1e-5, atol=1e-6 * max(1.0, np.abs(meant).max())):
-        raise JaxsftError(
-          f"found the adapter of {path} to differ after it was written and loaded again; "
-          "expected the same product: this is a mistake in jaxsft, please report it"
-        )
+        raise _differs(f"the adapter of {path}", "product")
+    if "magnitude" in own and not np.array_equal(own["magnitude"], there["magnitude"]):
+      raise _differs(f"the adapter of {path}", "lengths")
+  whole = _whole(file, rest, table, shapes, prefix)
+  for path in sorted({name.path for name in table} & set(chosen)):
+    meant = np.asarray(weights.params.on_host(flat[path]), np.float32)
+    slots = whole.get(path, {})
+    size = sum(np.size(part) for part in slots.values())
+    if size != meant.size or any(not np.array_equal(meant[i], p) for i, p in slots.items()):
+      raise _differs(path, "values")
+
+
+def _differs(what, same):
+  return JaxsftError(
+    f"found {what} to differ after it was written and loaded again; expected the same {same}: "
+    "this is a mistake in jaxsft, please report it"
+  )
 
 
 def _task_type(network):
@@ -277,23 +319,27 @@ def _task_type(network):
   return peft_file.TASKS.get(network.head.kind)
 
 
+def _roots(table, network, chosen, shapes, prefix):
+  """modules_to_save: the modules of which a leaf trains by itself, none inside another."""
+  top = network.head.kind in ("sequence", "token")  # PEFT saves such a head as a whole
+  roots = set()
+  for name in table:
+    for tensor in _tensors(name, shapes, prefix) if name.path in chosen else ():
+      whole = top and name.part == "head"
+      roots.add(tensor.split(".")[0] if whole else tensor.rpartition(".")[0])
+  inside = lambda root: any(root.startswith(f"{other}.") for other in roots)
+  return sorted(root for root in roots if not inside(root))
+
+
 def _trained_modules(base, network, flat, chosen, shapes):
   """({name in the file: values}, modules_to_save) of all modules of which a leaf trains."""
   table, prefix = _table(base, network)
-  trained = [n for n in table if n.path in chosen]
-  top = network.head.kind in ("sequence", "token")  # PEFT saves such a head as a whole
-  roots = set()
-  for name in trained:
-    for tensor in _tensors(name, shapes, prefix):
-      whole = top and name.part == "head"
-      roots.add(tensor.split(".")[0] if whole else tensor.rpartition(".")[0])
-  if not roots:
-    return {}, []
+  roots = _roots(table, network, chosen, shapes, prefix)
   inside = lambda tensor: any(tensor.startswith(f"{root}.") for root in roots)
   own = [n for n in table if any(map(inside, _tensors(n, shapes, prefix)))]
   params = weights.params.nest({n.path: flat[n.path] for n in own})
   tensors = weights.export_tensors(params, own, base_prefix=prefix)
-  return {name: values for name, values in tensors if inside(name)}, sorted(roots)
+  return {name: values for name, values in tensors if inside(name)}, roots
 
 
 def is_adapter(path):

@@ -91,6 +91,7 @@ def export_run(run, directory, dtype=None, format=None):
       )
   config = config_lib.from_dict(json.loads((run / "config.json").read_text("utf-8")))
   config = config_lib.override(config, "export.format", format or _usual(config))
+  config = config_lib.override(config, "export.dtype", dtype or config.export.dtype)
   config_lib.check(config)
   base = pretrained.open_base(config.model)
   with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
@@ -118,8 +119,8 @@ def export_run(run, directory, dtype=None, format=None):
   if frozen:
     params = job.trained_params(config, base, network, chosen, trainable)
   facts |= {"adapter": job.adapter_facts(config, base, chosen)}
-  dtype, format = dtype or config.export.dtype, config.export.format
-  return write(base, network, params, directory, facts, dtype, format)
+  settings = config.export
+  return write(base, network, params, directory, facts, settings.dtype, settings.format)
 
 
 def _usual(config):

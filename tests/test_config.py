@@ -135,6 +135,10 @@ BAD = [
     {**LORA, "tune.lora.dropout": "1"},
     "config.tune.lora.dropout: found 1.0, expected at least",
   ),
+  (
+    {**LORA, "export.format": "peft", "export.dtype": "bfloat16"},
+    "config.export.dtype: found 'bfloat16', but adapters are saved in float32",
+  ),
   ({**LORA, "tune.lora.targets": "[]"}, "config.tune.lora.targets: is empty"),
   (
     {**LORA, "tune.lora.rank_pattern": '{"q": 0}'},

@@ -79,6 +79,11 @@ def rules(c):
     f"config.export.format: found {c.export.format!r}, but tune.method={tune.method!r} makes "
     "no adapter; set 'hf'",
   )
+  yield (
+    c.export.format == "peft" and c.export.dtype != "float32",
+    f"config.export.dtype: found {c.export.dtype!r}, but adapters are saved in float32 with "
+    "export.format='peft'; set 'float32', or the format 'merged'",
+  )
   yield from _lora(lora)
 
 

@@ -188,12 +188,6 @@ def _fused(module: Module, parts: Mapping[Any, Lora], shapes: Mapping[str, Any])
   """
   first = next(iter(parts.values()))
   lengths = [part.magnitude is not None for part in parts.values()]
-  if any(lengths) and len(parts) < len(module.names):
-    raise JaxsftError(
-      f"{module.name} is several projections in one, of which only "
-      f"{', '.join(name.path for name in parts)} have a DoRA adapter; PEFT has one length for "
-      "each row of all: choose all of them in config.tune.lora.targets, or export merged"
-    )
   shared = all(
     np.array_equal(part.a, first.a) and part.scale == first.scale for part in parts.values()
   )

@@ -1,14 +1,17 @@
 """Adapter directories: what is read, and what is refused with a sentence."""
 
+import functools
 import json
 import types
 
 import numpy as np
 import pytest
 
+import jaxsft
 from jaxsft import adapted, families, models, pretrained
-from jaxsft.config import Model
+from jaxsft.config import Lora, Model
 from jaxsft.errors import JaxsftError
+from jaxsft.tuning import lora
 from jaxsft.weights import peft_file, peft_names
 from tests import tiny
 from tests.families import every
@@ -125,12 +128,8 @@ def test_what_peft_cannot_hold_is_refused_before_training(root):
   base = pretrained.open_pretrained(str(root / "base"))
   span = base.network_of("lm")
   tied = types.SimpleNamespace(tied=True, head=span.head, arch=span.arch)
-  v11 = every.config("t5-v1.1")
-  family = families.FAMILIES[v11["model_type"]]
-  arch = family.architecture(v11)
-  untied = models.Network(arch, families.head_of(family, arch, "lm", 0))
+  seq2seq, untied = stand_in("t5-v1.1", "lm")
   assert not untied.tied
-  seq2seq = types.SimpleNamespace(family=family, config=v11)
   for own, network in ((base, tied), (seq2seq, untied)):
     with pytest.raises(JaxsftError, match="cannot hold a token table that trains"):
       adapted.refuse_unwritable(own, network, {"embed/tokens/embedding"})
@@ -138,6 +137,86 @@ def test_what_peft_cannot_hold_is_refused_before_training(root):
   other = types.SimpleNamespace(tied=False, head=models.heads.Head("masked_lm"))
   with pytest.raises(JaxsftError, match="cannot hold a 'masked_lm' head on a llama"):
     adapted.refuse_unwritable(base, other, set())
+  own, network = stand_in("bert", "masked_lm")
+  with pytest.raises(JaxsftError, match="'peft' cannot hold what task='masked_lm' trains"):
+    adapted.refuse_unwritable(own, network, {"lm_head/bias"})
+
+
+def stand_in(name, kind):
+  """(base, network) of one of the families' configs, without weights."""
+  config = every.config(name)
+  family = families.FAMILIES[config["model_type"]]
+  arch = family.architecture(config)
+  network = models.Network(arch, families.head_of(family, arch, kind, 0))
+  return types.SimpleNamespace(family=family, config=config, arch=arch), network
+
+
+@pytest.mark.parametrize(
+  ("settings", "train", "sentence"),
+  [
+    (
+      {"targets": ("attn/q",), "dora": True},
+      (),
+      "targets: transformer.h.0.attn.c_attn is several projections in one, of which only "
+      "layers/attn/q would have a DoRA adapter; .* choose layers/attn/q, layers/attn/k, layers",
+    ),
+    (
+      {"targets": ("attn/q",)},
+      ("attn/k/bias",),
+      "train: trains a part of transformer.h.0.attn.c_attn, in which layers/attn/q has an",
+    ),
+    ({"targets": ("attn/(q|k|v)",), "dora": True}, ("mlp/up",), None),
+  ],
+)
+def test_parts_of_a_fused_module_that_peft_cannot_hold_are_refused_before_training(
+  settings, train, sentence
+):
+  base, network = stand_in("gpt2", "lm")
+  shapes = lora.shapes(network.shapes(), Lora(**settings))
+  chosen = lora.choose(shapes, train, network.stacks)
+  if sentence is None:
+    return adapted.refuse_unwritable(base, network, chosen)
+  with pytest.raises(JaxsftError, match=sentence):
+    adapted.refuse_unwritable(base, network, chosen)
+
+
+@pytest.mark.parametrize(
+  ("tensor", "sentence"),
+  [
+    (
+      "model.layers.1.mlp.up_proj.lora_B.weight",
+      "adapter of layers/mlp/up to differ .* product",
+    ),
+    (f"{UP}.lora_magnitude_vector", "the adapter of .* same lengths"),
+    ("lm_head.weight", "found lm_head/kernel to differ .* the same values"),
+  ],
+)
+def test_what_was_written_is_compared_leaf_by_leaf(
+  root, tmp_path, monkeypatch, tensor, sentence
+):
+  model = jaxsft.load(root / "base")
+  params = lora.add(model.params, Lora(targets=("mlp/up",), dora=True), 0)
+  params["layers"]["mlp"]["up"]["lora_b"] += 1.0
+  chosen = {path for path, _ in lora.select.paths(params) if path.endswith(lora.TRAINED)}
+  facts = {"base": "", "revision": None, "dropout": 0.0, "rslora": False}
+  facts |= {"chosen": chosen | {"lm_head/kernel"}}
+  store = functools.partial(
+    adapted.store,
+    tmp_path,
+    base=model.base,
+    network=model.network,
+    params=params,
+    adapter=facts,
+  )
+  store()
+  write = peft_file.write
+
+  def damaged(directory, config, tensors):
+    write(directory, config, tensors | {tensor: tensors[tensor] * 1.01})
+
+  monkeypatch.setattr(peft_file, "write", damaged)
+  with pytest.raises(JaxsftError, match=sentence):
+    store()
 
 
 def test_ranks_and_alphas_are_written_so_that_peft_multiplies_alike():
