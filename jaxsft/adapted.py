@@ -295,7 +295,8 @@ def _compare(directory, leaves, flat, chosen, found, table, shapes, prefix):
         is_ = there["scale"][slot] * (there["b"][slot] @ there["a"][slot])
       if not np.allclose(meant, is_, rtol=1e-5, atol=1e-6 * max(1.0, np.abs(meant).max())):
         raise _differs(f"the adapter of {path}", "product")
-    if "magnitude" in own and not np.array_equal(own["magnitude"], there["magnitude"]):
+    lengths = (there or {}).get("magnitude")
+    if "magnitude" in own and not np.array_equal(own["magnitude"], lengths):
       raise _differs(f"the adapter of {path}", "lengths")
   whole = _whole(file, rest, table, shapes, prefix)
   for path in sorted({name.path for name in table} & set(chosen)):

@@ -36,6 +36,19 @@ GPT2 = {
   "embd_pdrop": 0.0,
   "attn_pdrop": 0.0,
 }
+SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 40}
+SMALL |= {"max_position_embeddings": 64, "initializer_range": 0.2}
+THEIRS = {  # of transformers, which writes the checkpoint
+  "gpt2": GPT2,
+  "gpt_neox": {**SMALL, "model_type": "gpt_neox", "num_attention_heads": 3},
+  "phi3": {
+    **SMALL,
+    "model_type": "phi3",
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "pad_token_id": 0,
+  },
+}
 ALL = "all-linear"
 VARIANTS = {  # settings of a peft.LoraConfig; B starts at random, or nothing would be seen
   "default": {"target_modules": ALL},
@@ -48,7 +61,8 @@ VARIANTS = {  # settings of a peft.LoraConfig; B starts at random, or nothing wo
   },
   "layers": {"target_modules": r".*(layers|h|layer|block)\.1\..*(q|_proj|query|wo|dense)"},
 }
-TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "bert": "SEQ_CLS", "t5": "SEQ_2_SEQ_LM"}
+TASKS = {"bert": "SEQ_CLS", "t5": "SEQ_2_SEQ_LM"}
+TASKS |= dict.fromkeys(("llama", *THEIRS), "CAUSAL_LM")
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +73,11 @@ def bases(tmp_path_factory):
   def base(family):
     if family not in made:
       directory = made[family] = root / family
-      if family == "gpt2":
+      if family in THEIRS:
         words, transformers = tiny.letter_tokenizer(), pytest.importorskip("transformers")
-        config = transformers.GPT2Config(**GPT2, vocab_size=len(words) + 3)
-        transformers.GPT2LMHeadModel(config).save_pretrained(directory)
+        settings = THEIRS[family] | {"vocab_size": len(words) + 3}
+        config = transformers.AutoConfig.for_model(**settings)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
         words.save_pretrained(directory)
       else:
         labels = ("neg", "pos") if family == "bert" else ()
