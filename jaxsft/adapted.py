@@ -219,6 +219,12 @@ def refuse_unwritable(base, network, chosen):
   table, prefix = _table(base, network)
   shapes = dict(lora.select.paths(network.shapes()))
   roots = _roots(table, network, chosen, shapes, prefix)
+  if "embed_out" in roots:
+    raise JaxsftError(
+      "config.tune.train: trains the vocabulary projection of a gpt_neox, which the file "
+      "calls embed_out and transformers 5 lm_head: PEFT would load it as nothing; set "
+      "config.export.format='merged'"
+    )
   for module in peft_names.modules(table, shapes, prefix):
     places = [name.path.removesuffix("/kernel") for name in module.names]
     own = [place for place in places if f"{place}/lora_a" in chosen]

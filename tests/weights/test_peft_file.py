@@ -140,6 +140,10 @@ def test_what_peft_cannot_hold_is_refused_before_training(root):
   own, network = stand_in("bert", "masked_lm")
   with pytest.raises(JaxsftError, match="'peft' cannot hold what task='masked_lm' trains"):
     adapted.refuse_unwritable(own, network, {"lm_head/bias"})
+  own, network = stand_in("gpt_neox", "lm")
+  with pytest.raises(JaxsftError, match="calls embed_out and transformers 5 lm_head"):
+    adapted.refuse_unwritable(own, network, {"lm_head/kernel"})
+  adapted.refuse_unwritable(own, network, {"layers/attn/q/lora_a"})
 
 
 def stand_in(name, kind):
