@@ -67,21 +67,26 @@ def where(masks, tree, other):
   return jax.tree.map(one, tree, masks, other)
 
 
-def kept(masks, new, old):
+def kept(masks, new, old, params):
   """The optimiser's state `new`, as in `old` for what does not train.
 
-  masks: of `training`. A moment's path ends in that of its leaf.
+  masks: of `training`; params: the leaves that train. A moment's path ends in that of its
+  leaf, the longest of those it ends in.
   """
   if not masks:
     return new
 
+  names = [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
   def one(path, x, y):
     path = f"/{path_string(path)}"
-    for name, mask in masks.items():
-      if path.endswith(f"/{name}") and (not np.ndim(mask) or x.shape[:1] == mask.shape):
-        rows = np.ndim(mask) and (-1, *[1] * (x.ndim - 1))
-        return jnp.where(jnp.reshape(mask, rows) if rows else mask, x, y)
-    return x
+    mask = masks.get(max((p for p in names if path.endswith(f"/{p}")), key=len, default=None))
+    if np.ndim(mask) and not x.ndim:  # an age: all rows that train start at once
+      mask = jnp.any(mask)
+    if mask is None or (np.ndim(mask) and x.shape[:1] != mask.shape):
+      return x
+    rows = np.ndim(mask) and (-1, *[1] * (x.ndim - 1))
+    return jnp.where(jnp.reshape(mask, rows) if rows else mask, x, y)
 
   return jax.tree_util.tree_map_with_path(one, new, old)
 
@@ -165,24 +170,28 @@ def _adam(b1, b2, eps, starts):
   """Adam's moments; of leaves that start later they are taken for as young as they are.
 
   Otherwise their first updates would be sqrt(1 - b2) / (1 - b1) times too small a divisor's:
-  with the usual values three times too large.
+  with the usual values three times too large. An age counts the updates of the moments, which
+  `kept` holds until the leaf starts, and which skipped updates do not change.
   """
   adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.float32)
   if not starts:
     return adam
 
+  def init(params):
+    return adam.init(params), {p: jnp.zeros(np.shape(s), jnp.int32) for p, s in starts.items()}
+
   def update(gradient, state, params=None):
-    direction, state = adam.update(gradient, state, params)
-    ages = {path: jnp.maximum(state.count - start, 1) for path, start in starts.items()}
+    direction, moments = adam.update(gradient, state[0], params)
+    ages = {path: age + 1 for path, age in state[1].items()}
 
     def late(d, age, mu, nu):
       unbiased = lambda moment, decay: moment / (1 - decay ** age.astype(jnp.float32))
       return d if age is None else unbiased(mu, b1) / (jnp.sqrt(unbiased(nu, b2)) + eps)
 
-    ages = by_rows(direction, ages)
-    return jax.tree.map(late, direction, ages, state.mu, state.nu), state
+    grown = by_rows(direction, ages)
+    return jax.tree.map(late, direction, grown, moments.mu, moments.nu), (moments, ages)
 
-  return optax.GradientTransformation(adam.init, update)
+  return optax.GradientTransformation(init, update)
 
 
 def _muon(b1, adam, params):

@@ -123,3 +123,36 @@ def test_muon_of_a_stack_is_torchs_of_every_layer(oracle):
 def test_muon_needs_a_matrix_of_a_layer():
   with pytest.raises(UsageError, match="name='muon': found no matrix of a layer"):
     one_update("muon", {"head": {"kernel": STACK[0]}}, {"head": {"kernel": STACK[0]}})
+
+
+def moves(starts, params, path, bad=0, total=30):
+  """How far a constant gradient moves a leaf's first number in each update; [total]."""
+  tx = optim.make_transformation(
+    "adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, params=params, starts=starts
+  )
+  rule = optim.Rule(tx, lambda _: 1.0, starts=starts)
+  ones, state, found = jax.tree.map(jnp.ones_like, params), tx.init(params), []
+  for step in range(bad, total):  # the first `bad` ones were skipped
+    training = optim.training(rule, step)
+    direction, new = tx.update(ones, state, params)
+    state = optim.kept(training, new, state, params)
+    masks = optim.by_rows(params, training)
+    direction = optim.where(masks, direction, 0)
+    leaf = dict(
+      (sharding.path_string(p), x) for p, x in jax.tree_util.tree_leaves_with_path(direction)
+    )
+    found.append(float(leaf[path].ravel()[-1]))
+  return found
+
+
+@pytest.mark.parametrize("start", [12, np.array([0, 12], np.int32)])
+def test_skipped_updates_do_not_change_the_age_of_what_starts_late(start):
+  path = "layers/attn/q/bias"
+  found = moves({path: start}, PARAMS, path, bad=8)
+  np.testing.assert_allclose(found, [0.0] * 4 + [1.0] * 18, rtol=1e-4)
+
+
+def test_moments_of_a_leaf_whose_path_ends_in_that_of_a_late_one_are_not_held():
+  params = {"norm": {"scale": jnp.ones(2)}, "embed": {"norm": {"scale": jnp.ones(2)}}}
+  found = moves({"norm/scale": 12}, params, "embed/norm/scale", total=14)
+  np.testing.assert_allclose(found, 1.0, rtol=1e-4)

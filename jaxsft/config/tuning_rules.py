@@ -62,6 +62,19 @@ def rules(c):
     c.task in WRITE and c.tune.method == "head",
     f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
   )
+  for name, given in (
+    ("tune.unfreeze_every", c.tune.unfreeze_every > 0),
+    ("optim.layer_decay", c.optim.layer_decay != 1),
+  ):
+    yield (
+      c.tune.method == "head" and given,
+      f"config.{name}: has no effect with tune.method='head', which trains no layer",
+    )
+  yield (
+    c.tune.method == "lora" and not c.tune.train and c.optim.name == "muon",
+    "config.optim.name: 'muon' updates matrices of layers, of which tune.method='lora' trains "
+    "none; set 'adamw'",
+  )
   tune, lora = c.tune, c.tune.lora
   yield (
     tune.method == "all" and tune.base_dtype != "float32",

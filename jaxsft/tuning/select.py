@@ -121,20 +121,34 @@ def values(tree, chosen, stacks, patterns, default, key):
   """{path: array of a value for each row that trains, or for the leaf} of what trains.
 
   patterns: {pattern: value}; the first that matches a path, or that of a layer, counts, else
-  `default`. Raises UsageError for a pattern that matches nothing that trains; key: of the
-  config, for the error.
+  `default`. Raises UsageError for a pattern that matches nothing that trains, or nothing that
+  those before it leave; key: of the config, for the error.
   """
+  taken = set()
   for pattern in patterns:
     found = rows_of(tree, pattern, stacks, key)
     if not found:
       raise UsageError(
         f"{key}: {pattern!r} matches no parameter; near it are {near(tree, pattern, stacks)}"
       )
-    if not any(path in chosen for path in found):
+    hits = {
+      (path, n)
+      for path, rows in found.items()
+      for n, hit in enumerate(rows)
+      if hit and path in chosen and n >= chosen.first.get(path, 0)
+      if chosen.masks.get(path, (True,) * len(rows))[n]
+    }
+    if not hits:
       raise UsageError(
         f"{key}: {pattern!r} matches only parameters that do not train, such as "
         f"{next(iter(found))}; see config.tune"
       )
+    if hits <= taken:
+      raise UsageError(
+        f"{key}: {pattern!r} matches only parameters that patterns before it match, such as "
+        f"{min(hits)[0]}; the first match counts: put it before them, or leave it out"
+      )
+    taken |= hits
 
   def one(path, leaf):
     first = lambda *names: next(

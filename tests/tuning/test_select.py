@@ -117,3 +117,21 @@ def test_a_pattern_that_matches_nothing_names_what_is_near():
     choose("regex", (r"layers\.7/attn",))
   with pytest.raises(UsageError, match=r"'\(' is no valid pattern"):
     choose("regex", ("(",))
+
+
+@pytest.mark.parametrize(
+  ("patterns", "error"),
+  [
+    ({r"layers\.0/": 0.1}, "matches only parameters that do not train"),
+    ({r"^layers/": 0.1, r"layers\.1/": 0.2}, "matches only parameters that patterns before it"),
+  ],
+)
+def test_patterns_without_effect_on_a_row_that_trains_are_refused(patterns, error):
+  tree = {
+    "layers": {"attn": {"q": {"kernel": np.zeros((2, 1, 1))}}},
+    "norm": {"scale": np.ones(1)},
+  }
+  stacks = {"layers": 0}
+  chosen = select.choose(tree, "last:1", stacks=stacks)
+  with pytest.raises(UsageError, match=error):
+    select.values(tree, chosen, stacks, patterns, 1.0, "config.optim.rates")
