@@ -47,6 +47,7 @@ def describe(base, rows, length):
   source = base.source
   return {
     "path": str(base.path),
+    "adapter_of": None if base.adapted is None else str(base.adapted.base.path),
     "family": base.config["model_type"],
     "class": (base.config.get("architectures") or ["unknown"])[0],
     "architecture": network.module.__name__.rpartition(".")[2],
@@ -169,8 +170,10 @@ def text(found):
   kept, labels = found["kept"], ", ".join(found["labels"][:SHOWN])
   more = len(found["labels"]) - SHOWN
   labels += f" and {more} more" if more > 0 else ""
+  of = found["adapter_of"]
   lines = [
     f"{found['path']}: {found['class']}",
+    *([f"adapter     of {of}, whose sizes and weights are meant here"] if of else []),
     f"family      {found['family']} ({found['architecture']})",
     f"sizes       {sizes}",
     f"parameters  {found['parameters']:,}, stored as {', '.join(found['dtype'])}",

@@ -31,6 +31,8 @@ def report(prepared, config, shapes, chosen, rule):
     max(rates, default=0.0),
     float(rule.schedule(plan.num_steps - 1)),
   ]
+  leaves = leaves_of(shapes, chosen, rule, config.tune.base_dtype)
+  warnings = [one.text for one in found if one.grade == "warns" and one.code not in SAID]
   samples = []
   for sample in train.counts["samples"]:
     label = sample.get("label", "")
@@ -44,10 +46,24 @@ def report(prepared, config, shapes, chosen, rule):
     plan_of(prepared, config),
     further={name: sets[name] for name in prepared.sets},
     rates=dict(zip(("start", "peak", "end"), ends, strict=True)),
-    leaves=leaves_of(shapes, chosen, rule, config.tune.base_dtype),
+    leaves=leaves,
     samples=samples,
-    warnings=[one.text for one in found if one.grade == "warns" and one.code not in SAID],
+    warnings=[*warnings, *without_effect(config.optim, leaves)],
   )
+
+
+def without_effect(settings, leaves):
+  """Sentences on what `optim` says of decay where nothing that trains decays."""
+  if any(leaf.trained and leaf.decays for leaf in leaves):
+    return
+  usual = type(settings)()
+  for key in ("weight_decay", "penalty_weight"):
+    value = getattr(settings, key)
+    if value not in (0, getattr(usual, key)):
+      yield (
+        f"config.optim.{key} is {value:g}, but nothing that trains decays (adapters, biases "
+        "and norms do not), so it has no effect"
+      )
 
 
 def check_starts(rule, total):
@@ -73,7 +89,9 @@ def leaves_of(shapes, chosen, rule, held):
     start = np.asarray(rule.starts.get(path, 0)).tolist()
     decays = optim.kind(path) in ("matrix", "embedding")
     trained = chosen.trained(path, leaf)
-    dtype = held if not trained and path.endswith(jobs.HELD) else str(leaf.dtype)
+    dtype = str(leaf.dtype)
+    if path.endswith(jobs.HELD) and held != dtype and (not trained or chosen.first.get(path)):
+      dtype = f"{dtype}, frozen layers {held}" if trained else held
     return audit.Leaf(path, leaf.shape, dtype, trained, part, decays, rate, start)
 
   return tuple(one(path, leaf) for path, leaf in select.paths(shapes))

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -26,10 +28,15 @@ def test_what_is_said_of_a_model(checkpoints, capsys, tmp_path):
   assert whole["method"] == "all" and whole["trainable"] == size
   assert whole["weights"] == whole["gradients"] == whole["moments"] / 2 == 4 * size
   assert "LlamaForCausalLM" in said and "decoder" in said
+  assert found["adapter_of"] is None and "adapter" not in said
+  assert "\nadapter     of BASE, whose sizes" in inspect.text(found | {"adapter_of": "BASE"})
 
 
 def test_only_the_head_of_a_classifier_trains(checkpoints):
-  found = inspect.describe(pretrained.open_pretrained(checkpoints["bert"]), 2, 16)
+  base = pretrained.open_pretrained(checkpoints["bert"])
+  adapted = SimpleNamespace(base=base)
+  found = inspect.describe(dataclasses.replace(base, adapted=adapted), 2, 16)
+  assert found["adapter_of"] == str(checkpoints["bert"])
   head = next(one for one in found["training"] if one["method"] == "head")
   assert 0 < head["trainable"] < found["parameters"] / 10
   assert found["head"] == "none" and "sequence" in found["heads"]

@@ -162,13 +162,14 @@ def _same_head(pretrained, tuned):
 def check(pretrained, tuned):
   """Raises UsageError where checkpoints are the same, or not of one kind."""
   seen = {}
-  for one in (pretrained, *tuned):
+  named = [(pretrained, "--base"), *((one, "--model") for one in tuned)]
+  for one, flag in named:
     if one.adapted is not None:
       raise UsageError(
-        f"--model: {one.path} is an adapter, expected whole models: merge it first, "
+        f"{flag}: {one.path} is an adapter, expected whole models: merge it first, "
         "jaxsft.load(PATH).save(DIR), and give DIR"
       )
-  for one, flag in [(pretrained, "--base"), *((one, "--model") for one in tuned)]:
+  for one, flag in named:
     for mark in (str(pathlib.Path(one.path).resolve()), one.identity()):
       if mark in seen:
         raise UsageError(

@@ -263,8 +263,10 @@ def test_a_constant_that_a_file_leaves_out_is_zero(tmp_path):
 def test_an_adapter_is_refused(place):
   base, tuned = (pretrained.open_pretrained(place / name) for name in ("base", "a"))
   adapted = dataclasses.replace(tuned, adapted=object())
-  with pytest.raises(UsageError, match="is an adapter, expected whole models: merge it first"):
+  with pytest.raises(UsageError, match=r"--model: .*is an adapter, expected whole models"):
     endpoints.check(base, [adapted])
+  with pytest.raises(UsageError, match=r"--base: .*is an adapter"):
+    endpoints.check(adapted, [base])
 
 
 def test_a_head_of_other_labels_is_not_mixed_in(place):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft import families, models, optim, preflight, stack, step
+from jaxsft import config, families, models, optim, preflight, stack, step
 from jaxsft.errors import UsageError
 from jaxsft.tuning import select
 from tests import tiny
@@ -70,10 +70,24 @@ def test_the_table_names_layers_and_sizes():
   table = {leaf.path: leaf for leaf in leaves}
   query, later = table["layers/attn/q/kernel"], table[LATER]
   assert (query.layers, query.trained, query.rate, query.decays) == ([2], 4, [0.5], True)
+  assert (query.dtype, later.dtype) == ("float64, frozen layers bfloat16", "float64")
   assert (later.layers, later.trained, later.start, later.decays) == ([2], 2, 3, False)
   assert (table["norm/scale"].layers, table["norm/scale"].trained) == (None, 2)
   still = table["embed/tokens/embedding"]
   assert (still.trained, still.layers, still.dtype) == (0, None, "bfloat16")
+
+
+def test_decay_of_what_does_not_decay_is_said():
+  def said(method, **settings):
+    chosen, rule = choose(method, has_head=False), optim.Rule(None, None)
+    leaves = preflight.leaves_of(TREE, chosen, rule, "float32")
+    return [*preflight.without_effect(config.Optim(**settings), leaves)]
+
+  assert said("norms") == said("norms", weight_decay=0.0, penalty_weight=0.0) == []
+  assert said("last:1", weight_decay=0.5, penalty_weight=0.5) == []
+  first, second = said("norms", weight_decay=0.5, penalty_weight=0.25)
+  assert "config.optim.weight_decay is 0.5, but nothing that trains decays" in first
+  assert "config.optim.penalty_weight is 0.25" in second
 
 
 def test_last_layers_that_there_are_not():
