@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import transformers
 
-from jaxsft import finish, optim, preflight, prepare, pretrained, train
+from jaxsft import finish, preflight, prepare, pretrained, train
 from jaxsft.tasks import chat
 from tests import tiny
 
@@ -44,9 +44,7 @@ def test_forms_side_by_side(model, tmp_path):
   config = config_of(model, data)
   found = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
   assert (found.rows.read, found.rows.left_out) == (8, {"empty text": 1})
-  report = preflight.report(
-    found, config, {}, frozenset(), optim.Rule(None, lambda update: 1.0)
-  )
+  report = preflight.report(found, config, {}, frozenset(), tiny.RULE)
   assert report.samples[0] == "t⟦he end.<|im_end|>⟧" and "⟦meow<|im_end|>⟧" in report.samples[1]
   assert any("1 conversational prompt and completion" in line for line in report.lines())
   assert report.duplicates == {}  # no two rows say the same, whatever fields they have

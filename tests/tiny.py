@@ -14,7 +14,7 @@ import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxsft import config as config_lib
-from jaxsft import families, hf_directory, sharding, start
+from jaxsft import families, hf_directory, optim, sharding, start
 from jaxsft import models as networks
 from tests.templates import tiny as templates
 from tests.tiny_rows import (  # noqa: F401  all that is tiny is found here
@@ -109,6 +109,7 @@ BART = {
 }
 # (family, task), and data.label_type where it is not "single"
 PAIRS = (("bert", "classify"), ("bert", "number"), ("llama", "chat"), ("llama", "classify"))
+RULE = optim.Rule(None, lambda update: 1.0)
 SPANS = (("bert", "answer"), ("llama", "answer"))
 TAGS = (("bert", "tag"), ("llama", "tag"))
 # tokens (words, letters) of a window, and how many are shared

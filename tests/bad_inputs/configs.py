@@ -104,10 +104,10 @@ CONFIGS = [
     "pattern without parameter",
     2,
     "config.tune.train",
-    "'lora'",
+    "'attn/query/kernel'",
     "layers/attn/q/kernel",
     tune__method="regex",
-    tune__train=["lora"],
+    tune__train=["attn/query/kernel"],
   ),
   settings(
     "pattern that is none",

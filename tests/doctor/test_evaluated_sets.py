@@ -7,6 +7,7 @@ import pytest
 from jaxsft import preflight
 from jaxsft.doctor import examination, findings
 from jaxsft.errors import JaxsftError
+from tests import tiny
 from tests.doctor.test_findings import HELD, LONG, by_code, sentences
 
 
@@ -21,7 +22,7 @@ def test_evaluate_sets_are_held_to_the_same_as_held_out_rows(prepared, tmp_path)
     data, config = prepared("classify", sentences(), HELD, **settings)
     result = examination.examine(config)
     refuses = [one["text"] for one in result["findings"] if one["grade"] == "refuses"]
-    report = lambda: preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+    report = lambda: preflight.report(data, config, {}, frozenset(), tiny.RULE)
     if refuses:
       with pytest.raises(JaxsftError) as error:
         report()
@@ -52,7 +53,7 @@ def test_rows_of_evaluate_sets_that_are_left_out_are_counted(prepared, tmp_path)
   more.write_text("".join(json.dumps(line) + "\n" for line in lines))
   settings = {"evaluate__sets": {"more": str(more)}}
   data, config = prepared("classify", sentences(), HELD, **settings)
-  report = preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+  report = preflight.report(data, config, {}, frozenset(), tiny.RULE)
   assert "           3 left out: evaluate.sets['more']: empty text" in report.lines()
   assert report.lines()[0] == "rows       160 read, 160 kept"
   said = by_code(findings.findings(data, config))["many-left-out"].text

@@ -10,6 +10,7 @@ from jaxsft.data import audit
 from jaxsft.data.read import Row
 from jaxsft.doctor import codes, findings, of_texts, parts
 from jaxsft.errors import JaxsftError
+from tests import tiny
 from tests.tiny_rows import BAD, FILLERS, GOOD
 
 ANY = ("few-held-out", "few-updates", "rare-labels", "no-held-out")  # of sets this small
@@ -336,7 +337,7 @@ def test_repeated_ids():
 def test_training_says_what_warns_and_refuses_what_must_not_run(prepared):
   held_out = changed(HELD, r7={"text": "The  THE good"})
   data, config = prepared("classify", sentences(), held_out, batch_size=101, steps=20)
-  report = preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+  report = preflight.report(data, config, {}, frozenset(), tiny.RULE)
   found = by_code(findings.findings(data, config))
   assert report.warnings == (found["leakage"].text,)
   assert f"warning    {found['leakage'].text}" in report.lines()
@@ -344,7 +345,7 @@ def test_training_says_what_warns_and_refuses_what_must_not_run(prepared):
   same = [row | {"name": f"r{i}"} for i, row in enumerate(HELD)]
   data, config = prepared("classify", sentences(), same)
   with pytest.raises(JaxsftError, match="60 ids are both trained on and held out"):
-    preflight.report(data, config, {}, frozenset(), lambda update: 1.0)
+    preflight.report(data, config, {}, frozenset(), tiny.RULE)
 
 
 def test_rows_are_left_out_of_rows_however_many_examples_they_make():

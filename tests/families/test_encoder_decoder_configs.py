@@ -143,7 +143,7 @@ def loaded(tmp_path, module, network):
   base = SimpleNamespace(
     source=weights.open_source(tmp_path), family=module, arch=network.arch, kind="lm"
   )
-  base.path = tmp_path
+  base.path, base.adapted = tmp_path, None
   return pretrained.load_params(base, network)
 
 

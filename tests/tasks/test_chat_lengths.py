@@ -97,7 +97,7 @@ def test_parts_without_anything_to_learn_are_in_the_report(tmp_path, monkeypatch
   settings |= {"data__too_long": "turns", "data__max_length": whole - 4, "data__max_dropped": 1}
   config = tiny.config("llama", "chat", model, data, steps=1, **settings)
   made = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
-  report = preflight.report(made, config, {}, frozenset(), lambda update: 1.0)
+  report = preflight.report(made, config, {}, frozenset(), tiny.RULE)
   note = "divided by turns, without 1 parts that have nothing to learn"
   assert report.sets["train"]["noted"] == {note: 1}
   assert report.sets["train"]["dropped"] == {"dropped: nothing to learn": 1}
@@ -159,7 +159,7 @@ def test_what_is_unrolled_divided_and_escaped_is_reported(tmp_path, monkeypatch)
     settings |= {"data__id": None, "data__split": 0.0, "data__control_tokens": "escape"}
     config = tiny.config("llama", "chat", model, data, steps=1, **settings)
     found = prepare.prepare(config, pretrained.open_base(config.model), tiny.devices(1))
-    return preflight.report(found, config, {}, frozenset(), lambda update: 1.0)
+    return preflight.report(found, config, {}, frozenset(), tiny.RULE)
 
   found = report(data__train_on="each")
   assert any("3 rows unrolled into 6 examples" in line for line in found.lines())
