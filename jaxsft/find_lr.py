@@ -13,7 +13,6 @@ DIR has lr.jsonl (every update), lr.json (what was found) and lr.html (the curve
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import sys
@@ -28,15 +27,12 @@ from jaxsft import (
   prepare,
   pretrained,
   report,
-  sharding,
   start,
-  step,
   train,
 )
 from jaxsft import config as config_lib
 from jaxsft import job as jobs
 from jaxsft.errors import JaxsftError, UsageError
-from jaxsft.tuning import select
 
 SMOOTHING = 0.98  # fastai's, and so are the two below
 DIVERGED = 4.0
@@ -94,17 +90,7 @@ def measured(config, low, high, steps):
     job = jobs.Job(
       config, mesh, base, data, network, chosen, rule, update, None, None, None, "loss", "min"
     )
-    return _updates(job, _state(job), total)
-
-
-def _state(job):
-  """The pretrained weights as the state before the first update."""
-  params, _ = jobs.load_params(job.config, job.base, job.network, job.mesh)
-  trainable, frozen = select.split(params, job.chosen)
-  parts = (trainable, jobs.hold(frozen, job.config.tune.base_dtype))
-  make = functools.partial(step.init_state, rule=job.rule)
-  places = sharding.shardings_for(jax.eval_shape(make, *parts), job.mesh)
-  return jax.jit(make, out_shardings=places)(*parts)
+    return _updates(job, jobs.first_state(job)[0], total)
 
 
 def _updates(job, state, total):

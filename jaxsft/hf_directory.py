@@ -4,6 +4,7 @@ What the four places that hold stop ids say (config.json, generation_config.json
 tokenizer, the template) is decided here, once, from what was supervised.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -80,6 +81,26 @@ def write(
   answering = _unusual(answering or {}, arch, head)
   config = _with_decisions(config, head, label_type, threshold, answering)
   config |= _token_ids_for(family, arch, config, source_config, tokenizer, stops)
+  with _beside(directory) as work:
+    _write_configs(work, config, stops, generation_config or {})
+    tokenizer_lib.save_tokenizer(
+      tokenizer, work, chat_template=chat_template, max_length=arch.max_positions
+    )
+    if store is None:
+      _write_weights(work, family, arch, head, params, np.dtype(dtype))
+      _compare(work, source_config, family, head, params)
+    else:
+      store(work)
+    _compare_tokenizer(work, tokenizer, chat_template, stops)
+    written = {"format": 1, "files": _hashes(work)}
+    _write_json(work / MANIFEST, written | dict(notes or {}))
+    files = sorted(path.name for path in work.iterdir())
+  return files
+
+
+@contextlib.contextmanager
+def _beside(directory):
+  """An empty directory that takes the place of `directory` after the block, or is removed."""
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -87,26 +108,13 @@ def write(
     ) as temporary:
       work = pathlib.Path(temporary) / directory.name
       work.mkdir()
-      _write_configs(work, config, stops, generation_config or {})
-      tokenizer_lib.save_tokenizer(
-        tokenizer, work, chat_template=chat_template, max_length=arch.max_positions
-      )
-      if store is None:
-        _write_weights(work, family, arch, head, params, np.dtype(dtype))
-        _compare(work, source_config, family, head, params)
-      else:
-        store(work)
-      _compare_tokenizer(work, tokenizer, chat_template, stops)
-      written = {"format": 1, "files": _hashes(work)}
-      _write_json(work / MANIFEST, written | dict(notes or {}))
-      files = sorted(path.name for path in work.iterdir())
+      yield work
       _replace(work, directory)
   except OSError as error:
     raise JaxsftError(
       f"writing the export to {directory} failed ({error}); expected a disk that takes "
       "it: check its space and permissions; nothing was left half-written"
     ) from error
-  return files
 
 
 def _token_ids_for(family, arch, config, source_config, tokenizer, stops):

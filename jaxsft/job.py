@@ -144,6 +144,16 @@ def hold(frozen, dtype):
   return jax.tree_util.tree_map_with_path(one, frozen)
 
 
+def first_state(job):
+  """(the state before the first update, paths of new weights)."""
+  params, new = load_params(job.config, job.base, job.network, job.mesh)
+  params = select.split(params, job.chosen)  # lets go of leaves that are cut
+  params = params[0], hold(params[1], job.config.tune.base_dtype)
+  init = partial(step.init_state, rule=job.rule)
+  places = sharding.shardings_for(jax.eval_shape(init, *params), job.mesh)
+  return jax.jit(init, out_shardings=places, donate_argnums=(0, 1))(*params), new
+
+
 def trained_params(config, base, network, chosen, trainable, mesh=None):
   """All parameters of a run in float32: the trained ones and, read again, the frozen ones.
 

@@ -137,11 +137,14 @@ def kind(path):
   return {"bias": "bias", "embedding": "embedding"}.get(leaf, "matrix")
 
 
+def decays_at(path):
+  """Whether the leaf there decays and is penalised: matrices and embeddings, nothing else."""
+  return kind(path) in ("matrix", "embedding")
+
+
 def decays(params):
-  """Tree of bools: matrices and embeddings decay and are penalised, all else does not."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: kind(path_string(path)) in ("matrix", "embedding"), params
-  )
+  """Tree of bools: `decays_at` of every leaf."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: decays_at(path_string(path)), params)
 
 
 def make_transformation(name, *, b1, b2, eps, weight_decay, params, starts=None):

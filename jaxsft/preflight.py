@@ -87,12 +87,13 @@ def leaves_of(shapes, chosen, rule, held):
     part = None if path not in chosen or all(mask) else part
     rate = np.asarray(rule.rates.get(path, 1.0)).tolist()
     start = np.asarray(rule.starts.get(path, 0)).tolist()
-    decays = optim.kind(path) in ("matrix", "embedding")
     trained = chosen.trained(path, leaf)
     dtype = str(leaf.dtype)
     if path.endswith(jobs.HELD) and held != dtype and (not trained or chosen.first.get(path)):
       dtype = f"{dtype}, frozen layers {held}" if trained else held
-    return audit.Leaf(path, leaf.shape, dtype, trained, part, decays, rate, start)
+    return audit.Leaf(
+      path, leaf.shape, dtype, trained, part, optim.decays_at(path), rate, start
+    )
 
   return tuple(one(path, leaf) for path, leaf in select.paths(shapes))
 

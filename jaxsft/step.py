@@ -81,16 +81,7 @@ def train_step(state, batch, *, loss, rule, penalty, clip, clip_value=0.0, seed)
   without weight, changes nothing but the counters and the average.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-  def micro_step(micro, index):
-    def objective(trainable):
-      sums = loss(merge(trainable, state.frozen), micro, jax.random.fold_in(key, index))
-      return sum(sums[name][0] for name in OBJECTIVE if name in sums), sums
-
-    gradient, sums = jax.grad(objective, has_aux=True)(state.trainable)
-    return gradient, sums
-
-  gradient, sums = _add_up(micro_step, batch)
+  gradient, sums = _gradient(state, batch, loss, key)
   weight = sums["loss"][1]
   scale = 1 / jnp.maximum(weight, 1e-9)
   metrics = {name: total / jnp.maximum(w, 1e-9) for name, (total, w) in sums.items()}
@@ -125,10 +116,6 @@ def train_step(state, batch, *, loss, rule, penalty, clip, clip_value=0.0, seed)
 
   ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (weight > 0)
   trainable, opt_state = _if_ok(ok, update, gradient, state.trainable, state.opt_state)
-  average = {}
-  if rule.average is not None:
-    share = rule.average(state.step)
-    average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, trainable)
   bad = jnp.where(ok, 0, state.bad + 1)
   state = TrainState(
     step=state.step + 1,
@@ -137,10 +124,31 @@ def train_step(state, batch, *, loss, rule, penalty, clip, clip_value=0.0, seed)
     opt_state=opt_state,
     skipped=state.skipped + ~ok,
     bad=bad,
-    average=average,
+    average=_averaged(rule, state, trainable),
   )
   counts = {"weight": weight, "skipped": state.skipped, "bad": bad}
   return state, metrics | {"lr": rate, "grad_norm": norm} | counts
+
+
+def _gradient(state, batch, loss, key):
+  """(gradient of the objective, sums of `loss`), both summed over the micro-batches."""
+
+  def micro_step(micro, index):
+    def objective(trainable):
+      sums = loss(merge(trainable, state.frozen), micro, jax.random.fold_in(key, index))
+      return sum(sums[name][0] for name in OBJECTIVE if name in sums), sums
+
+    return jax.grad(objective, has_aux=True)(state.trainable)
+
+  return _add_up(micro_step, batch)
+
+
+def _averaged(rule, state, trainable):
+  """The average with the newest `trainable` in it."""
+  if rule.average is None:
+    return {}
+  share = rule.average(state.step)
+  return jax.tree.map(lambda a, p: a + share * (p - a), state.average, trainable)
 
 
 def _if_ok(ok, update, gradient, params, opt_state):

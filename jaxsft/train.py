@@ -154,30 +154,24 @@ def make_state(job, latest):
   latest: the update whose checkpoint is taken, of find_checkpoint.
   """
   config, checkpoints = job.config, job.checkpoints
-  whole = jobs.shapes_of(config, job.network)
-  shapes = jax.eval_shape(
-    partial(step.init_state, rule=job.rule), *select.split(whole, job.chosen)
-  )
-  places = sharding.shardings_for(shapes, job.mesh)
-  load = partial(jobs.load_params, config, job.base, job.network, job.mesh)
-  hold = partial(jobs.hold, dtype=config.tune.base_dtype)
   if latest is not None:
+    init, whole = partial(step.init_state, rule=job.rule), jobs.shapes_of(config, job.network)
+    shapes = jax.eval_shape(init, *select.split(whole, job.chosen))
+    places = sharding.shardings_for(shapes, job.mesh)
     abstract = jax.tree.map(
       lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
     )
     saved, loop = checkpoints.restore(latest, finish.saved_part(abstract))
-    frozen = select.split(load()[0], job.chosen)[1] if shapes.frozen else {}
-    frozen = jax.device_put(hold(frozen), places.frozen)
+    frozen = {}
+    if shapes.frozen:
+      params, _ = jobs.load_params(config, job.base, job.network, job.mesh)
+      frozen = jobs.hold(select.split(params, job.chosen)[1], config.tune.base_dtype)
+    frozen = jax.device_put(frozen, places.frozen)
     job.logger.say(f"going on after update {latest}")
     return step.TrainState(**saved, frozen=frozen), loop
-  params, new = load()
+  state, new = jobs.first_state(job)
   if new:
     job.logger.say(f"new weights: {', '.join(new)} (not in the checkpoint, drawn by seed)")
-  make = jax.jit(
-    partial(step.init_state, rule=job.rule), out_shardings=places, donate_argnums=(0, 1)
-  )
-  params = select.split(params, job.chosen)  # lets go of leaves that are cut
-  state = make(params[0], hold(params[1]))
   loop = {"hashes": identity(job), "best": None, "stale": 0, "stopped": False}
   return state, loop | {"tokens": 0, "examples": 0, "export": finish.export_facts(job)}
 

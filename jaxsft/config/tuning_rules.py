@@ -11,6 +11,11 @@ METHODS = ("all", "head", "last:k", "bias", "norms", "regex", "lora")
 
 def rules(c):
   """(broken?, sentence) for every combination that cannot run."""
+  for group in (_method, _starts, _update, _effects, _adapters):
+    yield from group(c)
+
+
+def _method(c):
   method = c.tune.method
   last = re.fullmatch(r"last:[1-9]\d*", method)
   yield (
@@ -26,6 +31,9 @@ def rules(c):
     c.tune.method not in ("regex", "lora") and c.tune.train != (),
     f"config.tune.train: has no effect with tune.method={c.tune.method!r}; set 'regex'",
   )
+
+
+def _starts(c):
   yield (
     c.tune.unfreeze_every < 0,
     f"config.tune.unfreeze_every: found {c.tune.unfreeze_every}, expected 0 (off) or more",
@@ -38,6 +46,9 @@ def rules(c):
     "config.tune.unfreeze, config.tune.unfreeze_every: both say when layers train, expected "
     "one of them",
   )
+
+
+def _update(c):
   yield (
     not 0 < c.optim.layer_decay <= 1,
     f"config.optim.layer_decay: found {c.optim.layer_decay}, expected above 0 and at most 1",
@@ -58,6 +69,9 @@ def rules(c):
       f"config.optim.rates: found {factor} for {pattern!r}, expected a positive number; "
       "config.tune chooses what does not train",
     )
+
+
+def _effects(c):
   yield (
     c.task in WRITE and c.tune.method == "head",
     f"config.tune.method: 'head' trains a task head, which task={c.task!r} does not have",
@@ -75,11 +89,14 @@ def rules(c):
     "config.optim.name: 'muon' updates matrices of layers, of which tune.method='lora' trains "
     "none; set 'adamw'",
   )
-  tune, lora = c.tune, c.tune.lora
   yield (
-    tune.method == "all" and tune.base_dtype != "float32",
+    c.tune.method == "all" and c.tune.base_dtype != "float32",
     "config.tune.base_dtype: has no effect with tune.method='all', which freezes nothing",
   )
+
+
+def _adapters(c):
+  tune, lora = c.tune, c.tune.lora
   adapters = tune.method == "lora"
   changed = [name for name in vars(lora) if getattr(lora, name) != getattr(Lora(), name)]
   yield (

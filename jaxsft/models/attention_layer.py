@@ -71,8 +71,7 @@ class Attention(nn.Module):
     [B,M,D]; None: all. cache: (k, v, slots): k and v [B*K,S,H], slots [B,T] where the new
     ones go; a slot of S or more is left out. The rule then speaks of all S slots.
     """
-    heads = self.heads
-    source = x if source is None else source
+    heads, source = self.heads, x if source is None else source
     project = partial(layers.Linear, bias=heads.bias, dtype=self.dtype, std=self.std)
     alike = () if kept is not None else ("k", "v")
     alike = ("q", *alike) if source is x and places is None else alike
@@ -93,9 +92,6 @@ class Attention(nn.Module):
       *past, slots = cache
       cache = tuple(_store(*pair, slots) for pair in zip(past, (k, v), strict=True))
       k, v = (_of_rows(held, len(slots)).astype(q.dtype) for held in cache)
-    if bias is not None and places is not None:
-      rows = jnp.broadcast_to(bias, (len(places), *bias.shape[1:]))
-      bias = jnp.take_along_axis(rows, places[:, None, :, None], axis=2)
     y = attention.attend(
       q,
       k,
@@ -103,7 +99,7 @@ class Attention(nn.Module):
       attention.asking(rule, places),
       scale=heads.scale,
       softcap=heads.softcap,
-      bias=bias,
+      bias=_asking(bias, places),
       backend=self.backend if places is None else "xla",  # few queries need no kernel
       rate=rate,
       seed=seed,
@@ -122,6 +118,14 @@ class Attention(nn.Module):
       return self._split(y)
     norm = layers.Normalise(self.heads.norm, self.dtype, name=f"{name}_norm")
     return self._split(norm(y)) if self.heads.norm_over == "all" else norm(self._split(y))
+
+
+def _asking(bias, places):
+  """A bias [1|B,N,T,S] of the scores at places [B,M] of queries; None: of all."""
+  if bias is None or places is None:
+    return bias
+  rows = jnp.broadcast_to(bias, (len(places), *bias.shape[1:]))
+  return jnp.take_along_axis(rows, places[:, None, :, None], axis=2)
 
 
 # --- the cache -------------------------------------------------------------------------

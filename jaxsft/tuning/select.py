@@ -91,12 +91,7 @@ def matching(tree, patterns, stacks, key):
   """
   rows = {}
   for pattern in patterns:
-    hits = rows_of(tree, pattern, stacks, key)
-    if not hits:
-      raise UsageError(
-        f"{key}: {pattern!r} matches no parameter; near it are {near(tree, pattern, stacks)}"
-      )
-    for path, some in hits.items():
+    for path, some in _some_rows_of(tree, pattern, stacks, key).items():
       rows[path] = tuple(map(any, zip(rows.get(path, some), some, strict=True)))
   masks = {path: some for path, some in rows.items() if not all(some)}
   return Choice(frozenset(rows), masks=masks)
@@ -117,6 +112,16 @@ def rows_of(tree, pattern, stacks, key):
   return found
 
 
+def _some_rows_of(tree, pattern, stacks, key):
+  """`rows_of` a pattern that must match something."""
+  found = rows_of(tree, pattern, stacks, key)
+  if not found:
+    raise UsageError(
+      f"{key}: {pattern!r} matches no parameter; near it are {near(tree, pattern, stacks)}"
+    )
+  return found
+
+
 def values(tree, chosen, stacks, patterns, default, key):
   """{path: array of a value for each row that trains, or for the leaf} of what trains.
 
@@ -126,11 +131,7 @@ def values(tree, chosen, stacks, patterns, default, key):
   """
   taken = set()
   for pattern in patterns:
-    found = rows_of(tree, pattern, stacks, key)
-    if not found:
-      raise UsageError(
-        f"{key}: {pattern!r} matches no parameter; near it are {near(tree, pattern, stacks)}"
-      )
+    found = _some_rows_of(tree, pattern, stacks, key)
     hits = {
       (path, n)
       for path, rows in found.items()
